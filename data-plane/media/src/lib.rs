@@ -1,1 +1,11 @@
-//! placeholder
+//! Media of Trunkline: SDP, RTP, RTCP, SRTP and the relay core.
+//!
+//! Sans-IO: no socket, no clock, no random source of its own. `now`, RNGs and packets are arguments, verdicts and
+//! values come back. Knows no SIP and no trunk.
+
+pub mod relay;
+pub mod sdes;
+pub mod srtp;
+pub mod suite;
+
+pub use suite::SrtpSuite;

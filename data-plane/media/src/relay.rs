@@ -1,0 +1,12 @@
+//! The relay core: which packet of which leg goes where, and how it looks when it leaves.
+//!
+//! Pure: no socket, no clock. A back-end owns the sockets of the leased ports and calls
+//! [`RelaySession::handle_packet`] with each datagram; the packet is rewritten in place and the [`Verdict`] says
+//! where it goes. A packet of leg A can only leave on leg B and the other way round.
+
+mod config;
+
+pub use config::{
+    Component, Direction, IdleTimers, LegConfig, LegId, LocalPort, MAX_STREAMS, MediaPath, PayloadMap, PayloadRule,
+    PerLeg, PortId, RemoteMedia, SessionConfig, SourcePolicy, SrtpParams, StreamConfig, StreamLeg,
+};
