@@ -3,7 +3,9 @@
 //! Sans-IO: no socket, no clock, no random source of its own. `now`, RNGs and packets are arguments, verdicts and
 //! values come back. Knows no SIP and no trunk.
 
+pub mod codec;
 pub mod relay;
+pub mod sdp;
 pub mod sdes;
 pub mod srtp;
 pub mod suite;
