@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Unit, property, simulation and corpus tests of every crate, then the system tests with real clients.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo build --workspace --bins --locked
+exec cargo nextest run --workspace --locked --no-fail-fast
