@@ -1,1 +1,14 @@
-//! placeholder
+//! SIP without I/O (RFC 3261 and its extensions): bytes to messages and back, digest, transactions, dialogs.
+//!
+//! This crate knows no trunk, no media, no clock and no socket. `now` and randomness are arguments.
+//!
+//! - [`parse`]: `parse(Bytes) -> Parsed::{Understood, Answerable, Drop}`, [`parse::peek_call_id`], keep-alives.
+//! - [`message`]: [`message::Request`], [`message::Response`], and what both share, [`message::Fields`].
+//! - [`header`], [`uri`], [`method`], [`status`]: typed values that borrow from the message.
+
+pub mod header;
+pub mod message;
+pub mod method;
+pub mod parse;
+pub mod status;
+pub mod uri;
