@@ -4,6 +4,11 @@
 //! values come back. Knows no SIP and no trunk.
 
 pub mod codec;
+pub mod demux;
+pub mod negotiate;
+pub mod packet;
+pub mod rtcp;
+pub mod rtp;
 pub mod relay;
 pub mod sdp;
 pub mod sdes;

@@ -30,6 +30,7 @@ pub use attribute::{
     Attribute, Candidate, Direction, ExtMap, Fingerprint, Fmtp, Group, Rtcp, RtcpFeedback, RtpMap, Setup, Ssrc,
     TypedAttribute,
 };
+pub(crate) use write::ConnectionValue;
 pub use write::Writer;
 
 /// The largest body [`parse`] reads, in octets.
@@ -356,29 +357,23 @@ pub struct MediaAddress {
 }
 
 impl SessionDescription<'_> {
-    /// Where a media section wants its packets; `None` without a usable `c=` line (missing, or a name).
-    ///
-    /// # Errors
-    /// [`SdpError::Attribute`] when `a=rtcp` does not follow its grammar.
-    pub fn media_address(&self, index: usize) -> Result<Option<MediaAddress>, SdpError> {
-        let Some(media) = self.media.get(index) else {
-            return Ok(None);
-        };
-        let Some(ip) = self.connection_for(index).and_then(Connection::ip) else {
-            return Ok(None);
-        };
+    /// Where a media section wants its packets; `None` without a usable `c=` line (missing, or a name). An `a=rtcp`
+    /// that breaks its grammar or names a host is left out of account: RTCP is not worth a call.
+    pub fn media_address(&self, index: usize) -> Option<MediaAddress> {
+        let media = self.media.get(index)?;
+        let ip = self.connection_for(index).and_then(Connection::ip)?;
         let mut rtcp = SocketAddr::new(ip, media.port.saturating_add(1));
         for attribute in self.media_attributes(index).filter(|attribute| attribute.is("rtcp")) {
-            if let TypedAttribute::Rtcp(value) = attribute.typed()? {
-                let host = value.host.unwrap_or(Host::Ip(ip));
-                let Host::Ip(rtcp_ip) = host else { continue };
+            if let Ok(TypedAttribute::Rtcp(value)) = attribute.typed()
+                && let Host::Ip(rtcp_ip) = value.host.unwrap_or(Host::Ip(ip))
+            {
                 rtcp = SocketAddr::new(rtcp_ip, value.port);
             }
         }
-        Ok(Some(MediaAddress {
+        Some(MediaAddress {
             rtp: SocketAddr::new(ip, media.port),
             rtcp,
-        }))
+        })
     }
 }
 

@@ -46,6 +46,11 @@ impl Writer {
         self.line(b'c', ConnectionValue(ip))
     }
 
+    /// Appends lines written by another writer.
+    pub(crate) fn verbatim(&mut self, lines: &[u8]) {
+        self.text.extend(lines);
+    }
+
     /// The body.
     pub fn finish(self) -> Bytes {
         Bytes::from(self.text)

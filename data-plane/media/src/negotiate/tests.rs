@@ -1,0 +1,1 @@
+//! Tests of offer/answer through the edge.
