@@ -1,0 +1,441 @@
+//! The packet transforms of the suites: AES counter mode with HMAC-SHA1 (RFC 3711 §4.1.1, §4.2.1), AES-GCM (RFC 7714).
+//!
+//! Knows one packet and its index at a time; which index that is, and whether it was seen before, is decided above.
+
+use aes::{Aes128Enc, Aes192Enc, Aes256Enc};
+use aes_gcm::AesGcm;
+use aes_gcm::aead::AeadInOut;
+use cipher::consts::{U12, U16};
+use cipher::{BlockCipherEncrypt, BlockSizeUser, InnerIvInit, KeyInit, StreamCipherCore};
+use ctr::CtrCore;
+use ctr::flavors::Ctr128BE;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::SrtpError;
+use super::kdf::{Label, derive};
+use super::key::SrtpKey;
+use super::mac::{HmacSha1, Prefix};
+use crate::packet::PacketBuf;
+use crate::rtp::SeqNo;
+use crate::suite::SrtpSuite;
+
+/// Set in the index word of an encrypted SRTCP packet (RFC 3711 §3.4).
+const E_FLAG: u32 = 1 << 31;
+
+/// Octets of an SRTCP packet that stay in the clear: the first header and the sender's SSRC.
+const RTCP_CLEAR: usize = 8;
+
+/// AES in counter mode, block counter in the lowest 16 bits of the IV. The schedules are boxed: their size
+/// depends on the length, and the portable one is several times the hardware one.
+#[derive(Clone)]
+pub(super) enum CounterMode {
+    Aes128(Box<Aes128Enc>),
+    Aes192(Box<Aes192Enc>),
+    Aes256(Box<Aes256Enc>),
+}
+
+impl CounterMode {
+    /// `key` is 16, 24 or 32 octets: the lengths the suites have.
+    pub(super) fn new(key: &[u8]) -> Self {
+        const LENGTH: &str = "suites have keys of 16, 24 or 32 octets";
+        match key.len() {
+            16 => Self::Aes128(Box::new(Aes128Enc::new_from_slice(key).expect(LENGTH))),
+            24 => Self::Aes192(Box::new(Aes192Enc::new_from_slice(key).expect(LENGTH))),
+            _ => Self::Aes256(Box::new(Aes256Enc::new_from_slice(key).expect(LENGTH))),
+        }
+    }
+
+    /// Adds the keystream that starts at `iv` to `data`.
+    pub(super) fn apply(&self, iv: &[u8; 16], data: &mut [u8]) {
+        fn run<C: BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>>(aes: &C, iv: &[u8; 16], data: &mut [u8]) {
+            CtrCore::<&C, Ctr128BE>::inner_iv_init(aes, iv.into()).apply_keystream_partial(data.into());
+        }
+        match self {
+            Self::Aes128(aes) => run(aes.as_ref(), iv, data),
+            Self::Aes192(aes) => run(aes.as_ref(), iv, data),
+            Self::Aes256(aes) => run(aes.as_ref(), iv, data),
+        }
+    }
+}
+
+/// Session keys of SRTP, expanded: used for every packet.
+#[derive(Clone)]
+pub(super) enum RtpCipher {
+    CounterMode {
+        aes: CounterMode,
+        mac: HmacSha1,
+        salt: [u8; 14],
+        tag_len: u8,
+    },
+    Gcm {
+        aead: Gcm,
+        salt: [u8; 12],
+    },
+}
+
+/// AES-GCM with a 96-bit nonce and a 128-bit tag.
+#[derive(Clone)]
+pub(super) enum Gcm {
+    Aes128(Box<AesGcm<Aes128Enc, U12>>),
+    Aes256(Box<AesGcm<Aes256Enc, U12>>),
+}
+
+impl Gcm {
+    fn new(key: &[u8]) -> Self {
+        const LENGTH: &str = "AEAD suites have keys of 16 or 32 octets";
+        match key.len() {
+            16 => Self::Aes128(Box::new(AesGcm::new_from_slice(key).expect(LENGTH))),
+            _ => Self::Aes256(Box::new(AesGcm::new_from_slice(key).expect(LENGTH))),
+        }
+    }
+
+    /// Encrypts `data` in place. Fails only beyond 2^36 octets.
+    fn seal(&self, nonce: &[u8; 12], aad: &[u8], data: &mut [u8]) -> Result<[u8; 16], SrtpError> {
+        match self {
+            Self::Aes128(aead) => aead.encrypt_inout_detached(nonce.into(), aad, data.into()),
+            Self::Aes256(aead) => aead.encrypt_inout_detached(nonce.into(), aad, data.into()),
+        }
+        .map(Into::into)
+        .map_err(|_| SrtpError::Malformed)
+    }
+
+    /// Checks the tag, in constant time, and only then decrypts `data` in place.
+    fn open(&self, nonce: &[u8; 12], aad: &[u8], data: &mut [u8], tag: &[u8; 16]) -> Result<(), SrtpError> {
+        match self {
+            Self::Aes128(aead) => aead.decrypt_inout_detached(nonce.into(), aad, data.into(), tag.into()),
+            Self::Aes256(aead) => aead.decrypt_inout_detached(nonce.into(), aad, data.into(), tag.into()),
+        }
+        .map_err(|_| SrtpError::Unauthentic)
+    }
+}
+
+impl RtpCipher {
+    pub(super) fn new(key: &SrtpKey) -> Self {
+        let suite = key.suite();
+        let enc = session_key(key, Label::RtpEncryption);
+        if suite.is_aead() {
+            let mut salt = [0; 12];
+            derive(key, Label::RtpSalt, &mut salt);
+            Self::Gcm {
+                aead: Gcm::new(&enc),
+                salt,
+            }
+        } else {
+            let mut salt = [0; 14];
+            derive(key, Label::RtpSalt, &mut salt);
+            let mut auth = Zeroizing::new([0; 20]);
+            derive(key, Label::RtpAuthentication, auth.as_mut());
+            let tag_len = suite.rtp_tag_len() as u8;
+            Self::CounterMode {
+                aes: CounterMode::new(&enc),
+                mac: HmacSha1::new(auth.as_ref()),
+                salt,
+                tag_len,
+            }
+        }
+    }
+
+    /// Encrypts the payload after `header_len` and appends tag and MKI (RFC 3711 §3.1, RFC 7714 §7.1).
+    pub(super) fn protect(
+        &self,
+        packet: &mut PacketBuf<'_>,
+        header_len: usize,
+        ssrc: u32,
+        index: SeqNo,
+        mki: &[u8],
+    ) -> Result<(), SrtpError> {
+        let tag_len = self.tag_len();
+        if !packet.fits(tag_len + mki.len()) {
+            return Err(SrtpError::NoRoom);
+        }
+        match self {
+            Self::CounterMode { aes, mac, salt, .. } => {
+                aes.apply(
+                    &counter_iv(salt, ssrc, index.as_u64()),
+                    &mut packet.as_mut_slice()[header_len..],
+                );
+                let tag = mac.finish(&mac.prefix(packet.as_slice()), &index.roc().to_be_bytes());
+                append(packet, &[mki, &tag[..tag_len]])
+            }
+            Self::Gcm { aead, salt } => {
+                let (aad, payload) = packet.as_mut_slice().split_at_mut(header_len);
+                let tag = aead.seal(&gcm_rtp_nonce(salt, ssrc, index), aad, payload)?;
+                append(packet, &[&tag, mki])
+            }
+        }
+    }
+
+    /// Octets of the authentication tag.
+    pub(super) fn tag_len(&self) -> usize {
+        match self {
+            Self::CounterMode { tag_len, .. } => usize::from(*tag_len),
+            Self::Gcm { .. } => 16,
+        }
+    }
+
+    /// Finds the first of `candidates` under which the packet authenticates, decrypts it and cuts the trailer off.
+    /// On failure the packet is unchanged.
+    pub(super) fn unprotect(
+        &self,
+        packet: &mut PacketBuf<'_>,
+        header_len: usize,
+        ssrc: u32,
+        mut candidates: impl Iterator<Item = SeqNo>,
+        mki: &[u8],
+    ) -> Result<SeqNo, SrtpError> {
+        let body_len = packet
+            .len()
+            .checked_sub(self.tag_len() + mki.len())
+            .filter(|&len| len >= header_len)
+            .ok_or(SrtpError::Malformed)?;
+        let (body, trailer) = packet.as_mut_slice().split_at_mut(body_len);
+        let index = match self {
+            Self::CounterMode {
+                aes,
+                mac,
+                salt,
+                tag_len,
+            } => {
+                let (packet_mki, tag) = trailer.split_at(mki.len());
+                check_mki(packet_mki, mki)?;
+                let prefix = mac.prefix(body);
+                let authentic = |index: &SeqNo| tag_matches(mac, &prefix, &index.roc().to_be_bytes(), tag, *tag_len);
+                let index = candidates.find(authentic).ok_or(SrtpError::Unauthentic)?;
+                aes.apply(&counter_iv(salt, ssrc, index.as_u64()), &mut body[header_len..]);
+                index
+            }
+            Self::Gcm { aead, salt } => {
+                let (tag, packet_mki) = trailer.split_at(16);
+                check_mki(packet_mki, mki)?;
+                let tag: &[u8; 16] = tag.first_chunk().ok_or(SrtpError::Malformed)?;
+                let (aad, payload) = body.split_at_mut(header_len);
+                candidates
+                    .find(|&index| aead.open(&gcm_rtp_nonce(salt, ssrc, index), aad, payload, tag).is_ok())
+                    .ok_or(SrtpError::Unauthentic)?
+            }
+        };
+        packet.truncate(body_len);
+        Ok(index)
+    }
+}
+
+/// Session keys of SRTCP, not expanded: RTCP comes once in seconds, and a schedule kept for it would cost more memory
+/// than everything else of the direction.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub(super) struct RtcpCipher {
+    #[zeroize(skip)]
+    suite: SrtpSuite,
+    key: [u8; 32],
+    auth: [u8; 20],
+    salt: [u8; 14],
+}
+
+impl RtcpCipher {
+    pub(super) fn new(key: &SrtpKey) -> Self {
+        let suite = key.suite();
+        let mut cipher = Self {
+            suite,
+            key: [0; 32],
+            auth: [0; 20],
+            salt: [0; 14],
+        };
+        derive(key, Label::RtcpEncryption, &mut cipher.key[..suite.key_len()]);
+        derive(key, Label::RtcpSalt, &mut cipher.salt[..suite.salt_len()]);
+        if !suite.is_aead() {
+            derive(key, Label::RtcpAuthentication, &mut cipher.auth);
+        }
+        cipher
+    }
+
+    /// Encrypts all but the first eight octets and appends tag, E flag with index, and MKI (RFC 3711 §3.4, RFC 7714 §9).
+    pub(super) fn protect(&self, packet: &mut PacketBuf<'_>, index: u32, mki: &[u8]) -> Result<(), SrtpError> {
+        let tag_len = self.suite.rtcp_tag_len();
+        if !packet.fits(tag_len + 4 + mki.len()) {
+            return Err(SrtpError::NoRoom);
+        }
+        let (clear, payload) = split_rtcp(packet.as_mut_slice())?;
+        let ssrc = u32::from_be_bytes([clear[4], clear[5], clear[6], clear[7]]);
+        let word = (index | E_FLAG).to_be_bytes();
+        if self.suite.is_aead() {
+            let tag = self
+                .gcm()
+                .seal(&self.gcm_nonce(ssrc, index), &gcm_rtcp_aad(clear, word), payload)?;
+            append(packet, &[&tag, &word, mki])
+        } else {
+            self.counter_mode()
+                .apply(&counter_iv(&self.salt, ssrc, u64::from(index)), payload);
+            let mac = HmacSha1::new(&self.auth);
+            let tag = mac.finish(&mac.prefix(packet.as_slice()), &word);
+            append(packet, &[&word, mki, &tag[..tag_len]])
+        }
+    }
+
+    /// Authenticates, decrypts if the E flag says so, cuts the trailer off and returns the 31-bit index.
+    /// On failure the packet is unchanged.
+    pub(super) fn unprotect(&self, packet: &mut PacketBuf<'_>, mki: &[u8]) -> Result<u32, SrtpError> {
+        let tag_len = self.suite.rtcp_tag_len();
+        let body_len = packet
+            .len()
+            .checked_sub(tag_len + 4 + mki.len())
+            .filter(|&len| len >= RTCP_CLEAR)
+            .ok_or(SrtpError::Malformed)?;
+        let index = if self.suite.is_aead() {
+            self.open_gcm(packet.as_mut_slice(), body_len, mki)?
+        } else {
+            self.open_counter_mode(packet.as_mut_slice(), body_len, mki)?
+        };
+        packet.truncate(body_len);
+        Ok(index)
+    }
+
+    fn open_counter_mode(&self, packet: &mut [u8], body_len: usize, mki: &[u8]) -> Result<u32, SrtpError> {
+        let (body, trailer) = packet.split_at_mut(body_len);
+        let (word, trailer) = trailer.split_first_chunk::<4>().ok_or(SrtpError::Malformed)?;
+        let (packet_mki, tag) = trailer.split_at(mki.len());
+        check_mki(packet_mki, mki)?;
+        let mac = HmacSha1::new(&self.auth);
+        if !tag_matches(&mac, &mac.prefix(body), word, tag, self.suite.rtcp_tag_len() as u8) {
+            return Err(SrtpError::Unauthentic);
+        }
+        let word = u32::from_be_bytes(*word);
+        let index = word & !E_FLAG;
+        if word & E_FLAG != 0 {
+            let (clear, payload) = split_rtcp(body)?;
+            let ssrc = u32::from_be_bytes([clear[4], clear[5], clear[6], clear[7]]);
+            self.counter_mode()
+                .apply(&counter_iv(&self.salt, ssrc, u64::from(index)), payload);
+        }
+        Ok(index)
+    }
+
+    fn open_gcm(&self, packet: &mut [u8], body_len: usize, mki: &[u8]) -> Result<u32, SrtpError> {
+        let (body, trailer) = packet.split_at_mut(body_len);
+        let (tag, trailer) = trailer.split_first_chunk_mut::<16>().ok_or(SrtpError::Malformed)?;
+        let (word, packet_mki) = trailer.split_first_chunk::<4>().ok_or(SrtpError::Malformed)?;
+        check_mki(packet_mki, mki)?;
+        let (tag, word) = (*tag, *word);
+        let index = u32::from_be_bytes(word) & !E_FLAG;
+        let (clear, payload) = split_rtcp(body)?;
+        let ssrc = u32::from_be_bytes([clear[4], clear[5], clear[6], clear[7]]);
+        let nonce = self.gcm_nonce(ssrc, index);
+        if u32::from_be_bytes(word) & E_FLAG != 0 {
+            self.gcm().open(&nonce, &gcm_rtcp_aad(clear, word), payload, &tag)?;
+            return Ok(index);
+        }
+        // Tagged only (RFC 7714 §9.3): the associated data is the whole packet and the index word, which stand apart in the
+        // packet by the tag. They are put together over the tag, and the tag put back if it does not match.
+        packet[body_len..body_len + 4].copy_from_slice(&word);
+        let (aad, _) = packet.split_at(body_len + 4);
+        let opened = self.gcm().open(&nonce, aad, &mut [], &tag);
+        packet[body_len..body_len + 4].copy_from_slice(&tag[..4]);
+        opened.map(|()| index)
+    }
+
+    fn counter_mode(&self) -> CounterMode {
+        CounterMode::new(&self.key[..self.suite.key_len()])
+    }
+
+    fn gcm(&self) -> Gcm {
+        Gcm::new(&self.key[..self.suite.key_len()])
+    }
+
+    /// RFC 7714 §9.1: two zero octets, SSRC, two zero octets, index; XOR salt.
+    fn gcm_nonce(&self, ssrc: u32, index: u32) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        nonce.copy_from_slice(&self.salt[..12]);
+        xor(&mut nonce[2..6], &ssrc.to_be_bytes());
+        xor(&mut nonce[8..12], &index.to_be_bytes());
+        nonce
+    }
+}
+
+/// RFC 3711 §4.1.1: IV = (salt * 2^16) XOR (SSRC * 2^64) XOR (index * 2^16).
+pub(super) fn counter_iv(salt: &[u8; 14], ssrc: u32, index: u64) -> [u8; 16] {
+    let mut iv = [0; 16];
+    iv[..14].copy_from_slice(salt);
+    xor(&mut iv[4..8], &ssrc.to_be_bytes());
+    xor(&mut iv[8..14], &index.to_be_bytes()[2..]);
+    iv
+}
+
+/// RFC 7714 §8.1: two zero octets, SSRC, ROC, SEQ; XOR salt.
+fn gcm_rtp_nonce(salt: &[u8; 12], ssrc: u32, index: SeqNo) -> [u8; 12] {
+    let mut nonce = *salt;
+    xor(&mut nonce[2..6], &ssrc.to_be_bytes());
+    xor(&mut nonce[6..12], &index.as_u64().to_be_bytes()[2..]);
+    nonce
+}
+
+/// RFC 7714 §9.2: the clear octets and the index word.
+fn gcm_rtcp_aad(clear: &[u8; RTCP_CLEAR], word: [u8; 4]) -> [u8; RTCP_CLEAR + 4] {
+    let mut aad = [0; RTCP_CLEAR + 4];
+    aad[..RTCP_CLEAR].copy_from_slice(clear);
+    aad[RTCP_CLEAR..].copy_from_slice(&word);
+    aad
+}
+
+fn split_rtcp(packet: &mut [u8]) -> Result<(&[u8; RTCP_CLEAR], &mut [u8]), SrtpError> {
+    let (clear, payload) = packet
+        .split_first_chunk_mut::<RTCP_CLEAR>()
+        .ok_or(SrtpError::Malformed)?;
+    Ok((clear, payload))
+}
+
+fn session_key(key: &SrtpKey, label: Label) -> Zeroizing<Vec<u8>> {
+    let mut session = Zeroizing::new(vec![0; key.suite().key_len()]);
+    derive(key, label, &mut session);
+    session
+}
+
+/// Compares in constant time, so that a forger learns nothing from how long a refusal takes.
+fn tag_matches(mac: &HmacSha1, prefix: &Prefix, trailer: &[u8; 4], tag: &[u8], tag_len: u8) -> bool {
+    mac.finish(prefix, trailer)[..usize::from(tag_len)].ct_eq(tag).into()
+}
+
+/// The MKI is not authenticated and no secret (RFC 3711 §3.1): a plain comparison will do.
+fn check_mki(packet_mki: &[u8], mki: &[u8]) -> Result<(), SrtpError> {
+    if packet_mki == mki {
+        Ok(())
+    } else {
+        Err(SrtpError::UnknownMki)
+    }
+}
+
+fn append(packet: &mut PacketBuf<'_>, parts: &[&[u8]]) -> Result<(), SrtpError> {
+    parts
+        .iter()
+        .try_for_each(|part| packet.extend_from_slice(part))
+        .map_err(|_| SrtpError::NoRoom)
+}
+
+fn xor(target: &mut [u8], mask: &[u8]) {
+    target.iter_mut().zip(mask).for_each(|(octet, mask)| *octet ^= mask);
+}
+
+#[cfg(test)]
+impl RtpCipher {
+    /// Session keys as RFC 7714 §16 gives them, without derivation.
+    pub(super) fn gcm_from_session(key: &[u8], salt: [u8; 12]) -> Self {
+        Self::Gcm {
+            aead: Gcm::new(key),
+            salt,
+        }
+    }
+}
+
+#[cfg(test)]
+impl RtcpCipher {
+    /// Session keys as RFC 7714 §17 gives them, without derivation.
+    pub(super) fn gcm_from_session(suite: SrtpSuite, session_key: &[u8], session_salt: [u8; 12]) -> Self {
+        let mut cipher = Self {
+            suite,
+            key: [0; 32],
+            auth: [0; 20],
+            salt: [0; 14],
+        };
+        cipher.key[..session_key.len()].copy_from_slice(session_key);
+        cipher.salt[..12].copy_from_slice(&session_salt);
+        cipher
+    }
+}
