@@ -173,7 +173,12 @@ impl From<Response> for Message {
 
 impl Fields {
     pub(crate) fn new(bytes: Bytes, table: Table, body: Range, core: Core) -> Self {
-        Self { bytes, table, body, core }
+        Self {
+            bytes,
+            table,
+            body,
+            core,
+        }
     }
 
     pub(crate) fn table(&self) -> &Table {
@@ -248,7 +253,10 @@ impl Fields {
     }
 
     fn checked<'a, T>(&'a self, name: HeaderName, parse: impl Fn(&'a [u8]) -> Result<T, SyntaxError>) -> T {
-        let value = self.values(name).next().expect("the parser checked that this field is there");
+        let value = self
+            .values(name)
+            .next()
+            .expect("the parser checked that this field is there");
         parse(value).expect("the parser checked this value")
     }
 
@@ -266,7 +274,10 @@ impl Fields {
     /// Values of all lines of a field, in order, lists not split.
     pub fn lines<'a>(&'a self, name: impl Into<FieldName<'a>>) -> impl Iterator<Item = &'a [u8]> {
         let name = name.into();
-        self.table.iter().filter(move |entry| entry.is(name, &self.bytes)).map(|entry| entry.value().of(&self.bytes))
+        self.table
+            .iter()
+            .filter(move |entry| entry.is(name, &self.bytes))
+            .map(|entry| entry.value().of(&self.bytes))
     }
 
     /// Value of the first line of a field, list not split.
@@ -310,13 +321,18 @@ impl Fields {
     /// Addresses of any list field made of name-addrs: Route, Record-Route, Path, Service-Route, P-Asserted-Identity …
     pub fn addresses(&self, name: HeaderName) -> impl Iterator<Item = Result<NameAddr<'_>, HeaderError>> {
         let malformed = move |source| HeaderError::Malformed { name, source };
-        self.values(name).map(move |value| NameAddr::parse(value).map_err(malformed))
+        self.values(name)
+            .map(move |value| NameAddr::parse(value).map_err(malformed))
     }
 
     /// Contacts, `*` included.
     pub fn contacts(&self) -> impl Iterator<Item = Result<Contact<'_>, HeaderError>> {
-        let malformed = |source| HeaderError::Malformed { name: HeaderName::Contact, source };
-        self.values(HeaderName::Contact).map(move |value| Contact::parse(value).map_err(malformed))
+        let malformed = |source| HeaderError::Malformed {
+            name: HeaderName::Contact,
+            source,
+        };
+        self.values(HeaderName::Contact)
+            .map(move |value| Contact::parse(value).map_err(malformed))
     }
 
     /// Tokens of a field that lists tokens: Supported, Require, Proxy-Require, Unsupported, Allow. Items that are not tokens
@@ -332,7 +348,9 @@ impl Fields {
 
     /// Cause of the first Reason value with protocol Q.850, 1..=127 (RFC 3326 §2, RFC 6432). Malformed values are skipped.
     pub fn q850_cause(&self) -> Option<u8> {
-        self.typed_list::<Reason<'_>>().flatten().find_map(|reason| reason.q850_cause())
+        self.typed_list::<Reason<'_>>()
+            .flatten()
+            .find_map(|reason| reason.q850_cause())
     }
 
     /// Body, empty when there is none.
@@ -373,6 +391,3 @@ impl fmt::Debug for Field<'_> {
         write!(f, "{}: [{} bytes]", self.name.as_str(), self.value.len())
     }
 }
-
-
-

@@ -106,8 +106,20 @@ mod tests {
     #[test]
     fn every_known_method_survives_a_round_trip() {
         for name in [
-            "INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", "INFO", "MESSAGE", "NOTIFY", "PRACK", "PUBLISH",
-            "REFER", "SUBSCRIBE", "UPDATE",
+            "INVITE",
+            "ACK",
+            "BYE",
+            "CANCEL",
+            "REGISTER",
+            "OPTIONS",
+            "INFO",
+            "MESSAGE",
+            "NOTIFY",
+            "PRACK",
+            "PUBLISH",
+            "REFER",
+            "SUBSCRIBE",
+            "UPDATE",
         ] {
             let method = Method::parse(name.as_bytes()).unwrap();
             assert_eq!(method.as_str(), name);
@@ -118,7 +130,10 @@ mod tests {
     #[test]
     fn case_matters_and_only_tokens_pass() {
         assert_eq!(Method::parse(b"invite"), Some(Method::Extension("invite".into())));
-        assert_eq!(Method::parse(b"RE%47IST%45R"), Some(Method::Extension("RE%47IST%45R".into())));
+        assert_eq!(
+            Method::parse(b"RE%47IST%45R"),
+            Some(Method::Extension("RE%47IST%45R".into()))
+        );
         for bad in [&b""[..], b"IN VITE", b"INVITE\r", b"IN\xc3\xa9", b"<X>"] {
             assert_eq!(Method::parse(bad), None, "{bad:?}");
         }

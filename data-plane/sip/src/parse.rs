@@ -57,7 +57,13 @@ pub struct Limits {
 impl Default for Limits {
     /// Wide enough for every message of RFC 4475 and for Identity headers with full PASSporTs.
     fn default() -> Self {
-        Self { message: MAX_MESSAGE_SIZE, start_line: 8_192, headers: 256, header_line: 8_192, vias: 70 }
+        Self {
+            message: MAX_MESSAGE_SIZE,
+            start_line: 8_192,
+            headers: 256,
+            header_line: 8_192,
+            vias: 70,
+        }
     }
 }
 
@@ -130,13 +136,15 @@ pub fn parse(mut bytes: Bytes, framing: Framing, limits: &Limits) -> Parsed {
         return Parsed::Drop(DropReason::TooLarge);
     }
     let mut fault = Fault::default();
-    let Some(start) = start::parse(&bytes, limits, &mut fault) else { return Parsed::Drop(DropReason::NotSip) };
+    let Some(start) = start::parse(&bytes, limits, &mut fault) else {
+        return Parsed::Drop(DropReason::NotSip);
+    };
     if bytes.len() > limits.message {
         fault.set(StatusCode::MESSAGE_TOO_LARGE, "Message Too Large");
     }
     let section = Section::parse(&bytes, start.end, limits, &mut fault);
     let core = section.core(&bytes, &start.line, limits, &mut fault);
-    let body = section.body(&bytes, framing, &mut fault);
+    let body = section.body(&bytes, framing, limits, &mut fault);
     match (start.line, fault.found, core) {
         (start::Line::Request { method, uri }, None, Some(core)) => {
             let fields = Fields::new(bytes, section.table, body, core);
@@ -147,7 +155,12 @@ pub fn parse(mut bytes: Bytes, framing: Framing, limits: &Limits) -> Parsed {
             Parsed::Understood(Message::Response(Response::new(status, reason, fields)))
         }
         (start::Line::Response { .. }, ..) => Parsed::Drop(DropReason::MalformedResponse),
-        (start::Line::Request { method: Method::Ack, .. }, ..) => Parsed::Drop(DropReason::MalformedAck),
+        (
+            start::Line::Request {
+                method: Method::Ack, ..
+            },
+            ..,
+        ) => Parsed::Drop(DropReason::MalformedAck),
         (start::Line::Request { method, .. }, found, _) => {
             let (status, reason) = found.unwrap_or((StatusCode::BAD_REQUEST, "Bad Request"));
             match section.top_via_value(&bytes).map(Via::parse_sent_by) {
@@ -187,13 +200,19 @@ impl Section {
         loop {
             let Some(line_end) = memchr::memchr(b'\n', &bytes[at..]).map(|lf| at + lf) else {
                 fault.bad("Truncated Header Section");
-                return Self { table, end: bytes.len() };
+                return Self {
+                    table,
+                    end: bytes.len(),
+                };
             };
             if &bytes[at..line_end] == b"\r" || at == line_end {
                 if at == line_end {
                     fault.bad("Bare LF In Header Section");
                 }
-                return Self { table, end: line_end + 1 };
+                return Self {
+                    table,
+                    end: line_end + 1,
+                };
             }
             let end = fold_end(bytes, line_end);
             match Entry::parse(bytes, at, end, limits) {
@@ -215,7 +234,13 @@ impl Section {
     }
 
     /// The value of a field that may stand once.
-    fn single<'a>(&self, bytes: &'a [u8], name: HeaderName, fault: &mut Fault, twice: &'static str) -> Option<&'a [u8]> {
+    fn single<'a>(
+        &self,
+        bytes: &'a [u8],
+        name: HeaderName,
+        fault: &mut Fault,
+        twice: &'static str,
+    ) -> Option<&'a [u8]> {
         let mut values = self.values(name);
         let first = values.next()?;
         if values.next().is_some() {
@@ -237,12 +262,25 @@ impl Section {
                 None
             }
         };
-        let vias: usize = self.values(HeaderName::Via).map(|entry| count_values(entry.value().of(bytes), limits.vias)).sum();
+        let vias: usize = self
+            .values(HeaderName::Via)
+            .map(|entry| count_values(entry.value().of(bytes), limits.vias))
+            .sum();
         if vias > limits.vias {
             fault.bad("Too Many Via Values");
         }
-        let from = self.address(bytes, HeaderName::From, fault, ["Missing From", "Malformed From", "Several From"]);
-        let to = self.address(bytes, HeaderName::To, fault, ["Missing To", "Malformed To", "Several To"]);
+        let from = self.address(
+            bytes,
+            HeaderName::From,
+            fault,
+            ["Missing From", "Malformed From", "Several From"],
+        );
+        let to = self.address(
+            bytes,
+            HeaderName::To,
+            fault,
+            ["Missing To", "Malformed To", "Several To"],
+        );
         let call_id = self.single(bytes, HeaderName::CallId, fault, "Several Call-ID");
         if call_id.is_none() {
             fault.bad("Missing Call-ID");
@@ -251,7 +289,10 @@ impl Section {
         if call_id.is_none() {
             fault.bad("Malformed Call-ID");
         }
-        let cseq = match self.single(bytes, HeaderName::CSeq, fault, "Several CSeq").map(CSeq::parse) {
+        let cseq = match self
+            .single(bytes, HeaderName::CSeq, fault, "Several CSeq")
+            .map(CSeq::parse)
+        {
             Some(Ok(cseq)) => Some(cseq),
             Some(Err(_)) => {
                 fault.bad("Malformed CSeq");
@@ -267,7 +308,9 @@ impl Section {
         {
             fault.bad("CSeq Method Differs From Request Method");
         }
-        let hops = self.single(bytes, HeaderName::MaxForwards, fault, "Several Max-Forwards").map(MaxForwards::parse);
+        let hops = self
+            .single(bytes, HeaderName::MaxForwards, fault, "Several Max-Forwards")
+            .map(MaxForwards::parse);
         if matches!(hops, Some(Err(_))) {
             fault.bad("Malformed Max-Forwards");
         }
@@ -297,7 +340,7 @@ impl Section {
     }
 
     /// RFC 3261 §18.3: what Content-Length says must be there; what a datagram holds beyond it is discarded.
-    fn body(&self, bytes: &[u8], framing: Framing, fault: &mut Fault) -> Range {
+    fn body(&self, bytes: &[u8], framing: Framing, limits: &Limits, fault: &mut Fault) -> Range {
         let rest = bytes.len() - self.end;
         let length = match self.single(bytes, HeaderName::ContentLength, fault, "Several Content-Length") {
             None => {
@@ -308,6 +351,10 @@ impl Section {
             }
             Some(value) => match decimal(value).map(|length| length as usize) {
                 Some(length) if length <= rest => length,
+                Some(length) if framing == Framing::Stream && self.end.saturating_add(length) > limits.message => {
+                    fault.set(StatusCode::MESSAGE_TOO_LARGE, "Message Too Large");
+                    rest
+                }
                 Some(_) => {
                     fault.bad("Body Shorter Than Content-Length");
                     rest
@@ -359,8 +406,18 @@ impl Entry {
             return Err("Malformed Header Field Name");
         }
         let value = trim_lws(&line[colon + 1..]);
-        let value_start = if value.is_empty() { end - 2 } else { Range::find(bytes, value).start() };
-        Ok(Self::new(HeaderName::lookup(name), start, name.len(), Range::new(value_start, value_start + value.len()), end))
+        let value_start = if value.is_empty() {
+            end - 2
+        } else {
+            Range::find(bytes, value).start()
+        };
+        Ok(Self::new(
+            HeaderName::lookup(name),
+            start,
+            name.len(),
+            Range::new(value_start, value_start + value.len()),
+            end,
+        ))
     }
 }
 

@@ -107,7 +107,11 @@ codes! {
 impl StatusCode {
     /// `None` outside 100..=699.
     pub const fn new(code: u16) -> Option<Self> {
-        if matches!(code, 100..=699) { Some(Self(code)) } else { None }
+        if matches!(code, 100..=699) {
+            Some(Self(code))
+        } else {
+            None
+        }
     }
 
     /// The number, 100..=699.
@@ -266,15 +270,31 @@ mod tests {
 
     #[test]
     fn statuses_map_to_the_causes_of_rfc_3398() {
-        for (status, cause) in [(404, Some(1)), (486, Some(17)), (487, None), (488, None), (505, Some(127)), (499, Some(31)), (200, None), (302, None)]
-        {
+        for (status, cause) in [
+            (404, Some(1)),
+            (486, Some(17)),
+            (487, None),
+            (488, None),
+            (505, Some(127)),
+            (499, Some(31)),
+            (200, None),
+            (302, None),
+        ] {
             assert_eq!(StatusCode::new(status).unwrap().q850_cause(), cause, "{status}");
         }
     }
 
     #[test]
     fn causes_map_to_the_statuses_of_rfc_3398() {
-        for (cause, status) in [(1, 404), (16, 500), (17, 486), (34, 503), (65, 488), (127, 500), (200, 500)] {
+        for (cause, status) in [
+            (1, 404),
+            (16, 500),
+            (17, 486),
+            (34, 503),
+            (65, 488),
+            (127, 500),
+            (200, 500),
+        ] {
             assert_eq!(StatusCode::from_q850_cause(cause).as_u16(), status, "{cause}");
         }
     }

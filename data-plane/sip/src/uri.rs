@@ -69,14 +69,26 @@ impl<'a> Uri<'a> {
     pub fn parse(text: &'a [u8]) -> Result<Self, SyntaxError> {
         let forbidden = |byte: &u8| *byte <= b' ' || matches!(byte, b'<' | b'>' | b'"' | 0x7f);
         if let Some(at) = text.iter().position(forbidden) {
-            return Err(SyntaxError { expected: "URI character", at });
+            return Err(SyntaxError {
+                expected: "URI character",
+                at,
+            });
         }
-        let text = std::str::from_utf8(text).map_err(|e| SyntaxError { expected: "UTF-8 URI", at: e.valid_up_to() })?;
-        let colon = text.find(':').ok_or(SyntaxError { expected: "URI scheme", at: 0 })?;
+        let text = std::str::from_utf8(text).map_err(|e| SyntaxError {
+            expected: "UTF-8 URI",
+            at: e.valid_up_to(),
+        })?;
+        let colon = text.find(':').ok_or(SyntaxError {
+            expected: "URI scheme",
+            at: 0,
+        })?;
         let (scheme, rest) = (&text[..colon], &text[colon + 1..]);
         let is_scheme_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
         if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(is_scheme_byte) {
-            return Err(SyntaxError { expected: "URI scheme", at: 0 });
+            return Err(SyntaxError {
+                expected: "URI scheme",
+                at: 0,
+            });
         }
         if scheme.eq_ignore_ascii_case("sip") {
             return SipUri::parse_rest(text, rest, false).map(Self::Sip);
@@ -85,7 +97,10 @@ impl<'a> Uri<'a> {
             return SipUri::parse_rest(text, rest, true).map(Self::Sip);
         }
         if rest.is_empty() {
-            return Err(SyntaxError { expected: "URI content", at: text.len() });
+            return Err(SyntaxError {
+                expected: "URI content",
+                at: text.len(),
+            });
         }
         if scheme.eq_ignore_ascii_case("tel") {
             return TelUri::parse_rest(text, rest).map(Self::Tel);
@@ -174,7 +189,16 @@ impl<'a> SipUri<'a> {
         let host_end = hostpart.find(';').unwrap_or(hostpart.len());
         let (host, port) = parse_host_port(&hostpart[..host_end]).map_err(|e| fail(e.expected))?;
         let params = Params::parse_uri(&hostpart[host_end..]).map_err(|e| fail(e.expected))?;
-        Ok(Self { text, secure, user, password, host, port, params, headers })
+        Ok(Self {
+            text,
+            secure,
+            user,
+            password,
+            host,
+            port,
+            params,
+            headers,
+        })
     }
 
     /// Whether the scheme is `sips`.
@@ -241,10 +265,17 @@ impl<'a> TelUri<'a> {
         let is_phone_digit =
             |b: u8| b.is_ascii_hexdigit() || matches!(b, b'*' | b'#' | b'-' | b'.' | b'(' | b')' | b'%');
         if digits.is_empty() || !digits.bytes().all(is_phone_digit) {
-            return Err(SyntaxError { expected: "telephone number", at: text.len() - rest.len() });
+            return Err(SyntaxError {
+                expected: "telephone number",
+                at: text.len() - rest.len(),
+            });
         }
         check_escapes(text)?;
-        Ok(Self { text, number, params: Params::parse_uri(&rest[end..])? })
+        Ok(Self {
+            text,
+            number,
+            params: Params::parse_uri(&rest[end..])?,
+        })
     }
 
     /// Number with its visual separators.
@@ -266,8 +297,14 @@ impl<'a> TelUri<'a> {
 fn check_escapes(text: &str) -> Result<(), SyntaxError> {
     let bytes = text.as_bytes();
     for at in memchr::memchr_iter(b'%', bytes) {
-        if !bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(SyntaxError { expected: "two hex digits after '%'", at });
+        if !bytes
+            .get(at + 1..at + 3)
+            .is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+        {
+            return Err(SyntaxError {
+                expected: "two hex digits after '%'",
+                at,
+            });
         }
     }
     Ok(())
@@ -276,24 +313,27 @@ fn check_escapes(text: &str) -> Result<(), SyntaxError> {
 /// `host [ ":" port ]` without white space.
 pub(crate) fn parse_host_port(text: &str) -> Result<(Host<'_>, Option<u16>), SyntaxError> {
     let host_end = if text.starts_with('[') {
-        text.find(']').map(|at| at + 1).ok_or(SyntaxError { expected: "']'", at: 0 })?
+        text.find(']')
+            .map(|at| at + 1)
+            .ok_or(SyntaxError { expected: "']'", at: 0 })?
     } else {
         text.find(':').unwrap_or(text.len())
     };
     let host = Host::parse(&text[..host_end])?;
     let port = match &text[host_end..] {
         "" => None,
-        rest => Some(
-            rest.strip_prefix(':')
-                .and_then(parse_port)
-                .ok_or(SyntaxError { expected: "port from 1 to 65535", at: host_end })?,
-        ),
+        rest => Some(rest.strip_prefix(':').and_then(parse_port).ok_or(SyntaxError {
+            expected: "port from 1 to 65535",
+            at: host_end,
+        })?),
     };
     Ok((host, port))
 }
 
 pub(crate) fn parse_port(text: &str) -> Option<u16> {
-    decimal(text.as_bytes()).and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+    decimal(text.as_bytes())
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
 }
 
 impl<'a> Host<'a> {
@@ -301,12 +341,20 @@ impl<'a> Host<'a> {
     pub fn parse(text: &'a str) -> Result<Self, SyntaxError> {
         if let Some(inner) = text.strip_prefix('[') {
             let address = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());
-            return address.map(|v6| Self::Ip(v6.into())).ok_or(SyntaxError { expected: "IPv6 address", at: 1 });
+            return address.map(|v6| Self::Ip(v6.into())).ok_or(SyntaxError {
+                expected: "IPv6 address",
+                at: 1,
+            });
         }
         if text.is_empty() || !text.bytes().all(is_host) {
-            return Err(SyntaxError { expected: "host", at: 0 });
+            return Err(SyntaxError {
+                expected: "host",
+                at: 0,
+            });
         }
-        Ok(text.parse::<Ipv4Addr>().map_or(Self::Name(text), |v4| Self::Ip(v4.into())))
+        Ok(text
+            .parse::<Ipv4Addr>()
+            .map_or(Self::Name(text), |v4| Self::Ip(v4.into())))
     }
 
     /// The address, if the host is a literal.
@@ -407,7 +455,9 @@ pub fn escape_user(user: &str) -> Cow<'_, str> {
 
 /// Value of the escape at `at`, if there is one.
 fn hex_pair(bytes: &[u8], at: usize) -> Option<u8> {
-    let [b'%', high, low] = *bytes.get(at..at + 3)? else { return None };
+    let [b'%', high, low] = *bytes.get(at..at + 3)? else {
+        return None;
+    };
     let digit = |b: u8| char::from(b).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
@@ -435,9 +485,16 @@ impl fmt::Display for SipUri<'_> {
 
 impl fmt::Debug for SipUri<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Some(user), Some(_)) = (self.user, self.password) else { return f.write_str(self.text) };
+        let (Some(user), Some(_)) = (self.user, self.password) else {
+            return f.write_str(self.text);
+        };
         let after = self.text.find('@').unwrap_or(0);
-        write!(f, "{}:{user}:***{}", if self.secure { "sips" } else { "sip" }, &self.text[after..])
+        write!(
+            f,
+            "{}:{user}:***{}",
+            if self.secure { "sips" } else { "sip" },
+            &self.text[after..]
+        )
     }
 }
 

@@ -109,7 +109,11 @@ impl<'a> NameAddr<'a> {
             return None;
         }
         let scale = [1000, 100, 10, 1][fraction.len()];
-        let thousandths = if fraction.is_empty() { 0 } else { fraction.parse::<u16>().ok()? * scale };
+        let thousandths = if fraction.is_empty() {
+            0
+        } else {
+            fraction.parse::<u16>().ok()? * scale
+        };
         match whole {
             "0" => Some(thousandths),
             "1" if thousandths == 0 => Some(1000),
@@ -121,7 +125,11 @@ impl<'a> NameAddr<'a> {
 impl<'a> Contact<'a> {
     /// Parses one value of the list.
     pub fn parse(value: &'a [u8]) -> Result<Self, SyntaxError> {
-        if trim_lws(value) == b"*" { Ok(Self::Star) } else { NameAddr::parse(value).map(Self::Address) }
+        if trim_lws(value) == b"*" {
+            Ok(Self::Star)
+        } else {
+            NameAddr::parse(value).map(Self::Address)
+        }
     }
 
     /// The address, unless it is `*`.
@@ -155,7 +163,10 @@ mod tests {
         let address = parse("\"J \\\"Joe\\\" R\"\r\n <sip:jdrosen@example.com;user=phone> ; tag = 98asjd8");
         assert_eq!(address.display_text().unwrap(), "J \"Joe\" R");
         assert_eq!(address.uri().params().value("user"), Some("phone"));
-        assert_eq!((address.tag(), address.params().contains("user")), (Some("98asjd8"), false));
+        assert_eq!(
+            (address.tag(), address.params().contains("user")),
+            (Some("98asjd8"), false)
+        );
     }
 
     #[test]
@@ -166,17 +177,32 @@ mod tests {
 
     #[test]
     fn display_names_may_touch_the_bracket_and_hold_eight_bit_text() {
-        assert_eq!(parse("caller<sip:caller@example.com>;tag=323").display(), Some(&b"caller"[..]));
+        assert_eq!(
+            parse("caller<sip:caller@example.com>;tag=323").display(),
+            Some(&b"caller"[..])
+        );
         assert_eq!(parse("<sip:a@b>").display(), None);
         let latin1 = b"J\xfcrgen (Home) <sip:j@x>".to_vec();
-        assert_eq!(NameAddr::parse(&latin1).unwrap().display_text().unwrap(), "J\u{fffd}rgen (Home)");
+        assert_eq!(
+            NameAddr::parse(&latin1).unwrap().display_text().unwrap(),
+            "J\u{fffd}rgen (Home)"
+        );
     }
 
     #[test]
     fn malformed_addresses_are_refused() {
         for bad in [
-            "", "\"Mr. J. User <sip:j.user@example.com>", "Bell, Alexander <sip:a@b>", "\"x\" sip:a@b", "< sip:a@b >",
-            "<sip:a@b", "sip:a@b?Route=%3Csip:c%3E", "<sip:a@b>;;;;", "<sip:a@b> x", "x", "<sip:a@b>,<sip:c@d>",
+            "",
+            "\"Mr. J. User <sip:j.user@example.com>",
+            "Bell, Alexander <sip:a@b>",
+            "\"x\" sip:a@b",
+            "< sip:a@b >",
+            "<sip:a@b",
+            "sip:a@b?Route=%3Csip:c%3E",
+            "<sip:a@b>;;;;",
+            "<sip:a@b> x",
+            "x",
+            "<sip:a@b>,<sip:c@d>",
         ] {
             assert!(NameAddr::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }

@@ -50,7 +50,10 @@ impl<'a> AuthScheme<'a> {
         CommaSplit::new(self.params.as_bytes()).filter_map(|param| {
             check_param(param).ok()?;
             let (name, value) = std::str::from_utf8(param).ok()?.split_once('=')?;
-            Some(AuthParam { name: name.trim_ascii(), value: value.trim_ascii() })
+            Some(AuthParam {
+                name: name.trim_ascii(),
+                value: value.trim_ascii(),
+            })
         })
     }
 
@@ -73,7 +76,10 @@ fn check_param(param: &[u8]) -> Result<(), SyntaxError> {
     scanner.skip_lws();
     if scanner.peek() == Some(b'"') {
         scanner.quoted()?;
-    } else if scanner.take_while(|b| is_token(b) || matches!(b, b'=' | b'/' | b':' | b'@')).is_empty() {
+    } else if scanner
+        .take_while(|b| is_token(b) || matches!(b, b'=' | b'/' | b':' | b'@'))
+        .is_empty()
+    {
         return Err(scanner.error("parameter value"));
     }
     scanner.expect_end()
@@ -109,7 +115,8 @@ mod tests {
 
     #[test]
     fn parameters_may_hold_commas_and_escapes_in_quotes() {
-        let auth = AuthScheme::parse(b"Digest username=\"a,\\\"b\" , qop = \"auth,auth-int\",\r\n algorithm=SHA-256").unwrap();
+        let auth =
+            AuthScheme::parse(b"Digest username=\"a,\\\"b\" , qop = \"auth,auth-int\",\r\n algorithm=SHA-256").unwrap();
         assert!(auth.is_digest());
         assert_eq!(auth.value("USERNAME").unwrap(), "a,\"b");
         assert_eq!(auth.param("username").unwrap().raw(), "\"a,\\\"b\"");
@@ -119,7 +126,15 @@ mod tests {
 
     #[test]
     fn digest_needs_well_formed_parameters_and_other_schemes_do_not() {
-        for bad in ["Digest username", "Digest a=\"b", "Digest a=b c", "Digest a=,b=c", "Digest =x", "", "Digest a=b,,c=d"] {
+        for bad in [
+            "Digest username",
+            "Digest a=\"b",
+            "Digest a=b c",
+            "Digest a=,b=c",
+            "Digest =x",
+            "",
+            "Digest a=b,,c=d",
+        ] {
             assert!(AuthScheme::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         let basic = AuthScheme::parse(b"Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==").unwrap();

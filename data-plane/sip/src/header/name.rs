@@ -107,7 +107,9 @@ impl HeaderName {
             let compact = COMPACT.iter().find(|(_, text)| text.as_bytes()[0] == letter);
             return compact.map_or(Self::Other, |(known, _)| *known);
         }
-        let Some(mut slot) = slot_of(name) else { return Self::Other };
+        let Some(mut slot) = slot_of(name) else {
+            return Self::Other;
+        };
         while SLOTS[slot] != 0 {
             let (known, text) = NAMES[usize::from(SLOTS[slot]) - 1];
             if text.as_bytes().eq_ignore_ascii_case(name) {
@@ -241,7 +243,10 @@ mod tests {
 
     #[test]
     fn text_names_that_are_known_compare_equal_to_the_known_name() {
-        assert_eq!(FieldName::from("record-route"), FieldName::from(HeaderName::RecordRoute));
+        assert_eq!(
+            FieldName::from("record-route"),
+            FieldName::from(HeaderName::RecordRoute)
+        );
         assert_eq!(FieldName::from("X-Foo"), FieldName::from("x-foo"));
         assert_ne!(FieldName::from("X-Foo"), FieldName::from("X-Bar"));
     }

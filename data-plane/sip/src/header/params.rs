@@ -38,25 +38,39 @@ impl<'a> Params<'a> {
                 scanner.skip_lws();
                 if scanner.peek() == Some(b'"') {
                     scanner.quoted()?;
-                } else if scanner.take_while(|b| b > b' ' && !matches!(b, b';' | b',' | b'"' | 0x7f)).is_empty() {
+                } else if scanner
+                    .take_while(|b| b > b' ' && !matches!(b, b';' | b',' | b'"' | 0x7f))
+                    .is_empty()
+                {
                     return Err(scanner.error("parameter value"));
                 }
             }
         }
         let text = std::str::from_utf8(scanner.since(start));
-        Ok(Self { text: text.map_err(|_| SyntaxError { expected: "UTF-8 parameters", at: start })? })
+        Ok(Self {
+            text: text.map_err(|_| SyntaxError {
+                expected: "UTF-8 parameters",
+                at: start,
+            })?,
+        })
     }
 
     /// `text` is empty or starts with `;`, holds no white space, and its escapes are checked by the URI parser.
     pub(crate) fn parse_uri(text: &'a str) -> Result<Self, SyntaxError> {
         let named = |param: &str| {
             let name = param.split('=').next().unwrap_or("");
-            !name.is_empty() && name.bytes().all(|b| is_token(b) || matches!(b, b'[' | b']' | b'/' | b':' | b'&' | b'$' | b'(' | b')'))
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| is_token(b) || matches!(b, b'[' | b']' | b'/' | b':' | b'&' | b'$' | b'(' | b')'))
         };
         if text.is_empty() || text.strip_prefix(';').is_some_and(|list| list.split(';').all(named)) {
             Ok(Self { text })
         } else {
-            Err(SyntaxError { expected: "URI parameter name", at: 0 })
+            Err(SyntaxError {
+                expected: "URI parameter name",
+                at: 0,
+            })
         }
     }
 
@@ -64,14 +78,19 @@ impl<'a> Params<'a> {
     pub fn iter(self) -> impl Iterator<Item = Param<'a>> + use<'a> {
         let mut rest = self.text;
         std::iter::from_fn(move || {
-            let body = rest.trim_start_matches(|c: char| c.is_ascii() && is_lws(c as u8)).strip_prefix(';')?;
+            let body = rest
+                .trim_start_matches(|c: char| c.is_ascii() && is_lws(c as u8))
+                .strip_prefix(';')?;
             let end = semicolon(body);
             rest = &body[end..];
             let (name, value) = match body[..end].split_once('=') {
                 Some((name, value)) => (name, Some(trim_lws_str(value))),
                 None => (&body[..end], None),
             };
-            Some(Param { name: trim_lws_str(name), value })
+            Some(Param {
+                name: trim_lws_str(name),
+                value,
+            })
         })
     }
 
@@ -121,7 +140,9 @@ impl<'a> Param<'a> {
 
 /// Removes the quotes and escapes of a quoted-string; text without quotes stays as it is.
 pub(crate) fn unquote(text: &str) -> Cow<'_, str> {
-    let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return Cow::Borrowed(text) };
+    let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return Cow::Borrowed(text);
+    };
     if !inner.contains('\\') {
         return Cow::Borrowed(inner);
     }

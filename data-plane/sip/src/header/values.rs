@@ -154,7 +154,10 @@ impl<'a> TypedHeader<'a> for RetryAfter<'a> {
         let seconds = scanner.number("seconds below 2^32")?;
         scanner.skip_lws();
         skip_comment(&mut scanner)?;
-        Ok(Self { seconds, params: Params::parse_header(&mut scanner)? })
+        Ok(Self {
+            seconds,
+            params: Params::parse_header(&mut scanner)?,
+        })
     }
 }
 
@@ -192,7 +195,9 @@ pub struct Reason<'a> {
 impl<'a> Reason<'a> {
     /// `cause` as a number.
     pub fn cause(&self) -> Option<u32> {
-        self.params.value("cause").and_then(|cause| crate::parse::scan::decimal(cause.as_bytes()))
+        self.params
+            .value("cause")
+            .and_then(|cause| crate::parse::scan::decimal(cause.as_bytes()))
     }
 
     /// Unquoted `text`.
@@ -286,7 +291,11 @@ impl<'a> TypedHeader<'a> for ContentType<'a> {
         scanner.expect(b'/', "'/' in media type")?;
         scanner.skip_lws();
         let sub = scanner.token("media subtype")?;
-        Ok(Self { main, sub, params: Params::parse_header(&mut scanner)? })
+        Ok(Self {
+            main,
+            sub,
+            params: Params::parse_header(&mut scanner)?,
+        })
     }
 }
 
@@ -308,7 +317,10 @@ impl<'a> TypedHeader<'a> for Warning<'a> {
         let mut scanner = Scanner::new(trim_lws(value));
         let code = scanner.number("warn-code")?;
         let code = u16::try_from(code).ok().filter(|code| matches!(code, 100..=999));
-        let code = code.ok_or(SyntaxError { expected: "three-digit warn-code", at: 0 })?;
+        let code = code.ok_or(SyntaxError {
+            expected: "three-digit warn-code",
+            at: 0,
+        })?;
         scanner.skip_lws();
         let agent = scanner.take_while(|b| b > b' ' && b < 0x7f && b != b'"');
         let agent = std::str::from_utf8(agent).ok().filter(|agent| !agent.is_empty());
@@ -327,14 +339,31 @@ mod tests {
     #[test]
     fn cseq_takes_zeros_folds_and_extension_methods() {
         let cseq = CSeq::parse(b" 0009\r\n  INVITE").unwrap();
-        assert_eq!(cseq, CSeq { number: 9, method: Method::Invite });
+        assert_eq!(
+            cseq,
+            CSeq {
+                number: 9,
+                method: Method::Invite
+            }
+        );
         assert_eq!(CSeq::parse(b"1 NEWMETHOD").unwrap().method.as_str(), "NEWMETHOD");
-        for bad in [&b"36893488147419103232 REGISTER"[..], b"INVITE", b"1", b"1 INVITE x", b"-1 INVITE", b""] {
+        for bad in [
+            &b"36893488147419103232 REGISTER"[..],
+            b"INVITE",
+            b"1",
+            b"1 INVITE x",
+            b"-1 INVITE",
+            b"",
+        ] {
             assert!(CSeq::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(
             RAck::parse(b"776656 1 INVITE").unwrap(),
-            RAck { rseq: 776_656, cseq: 1, method: Method::Invite }
+            RAck {
+                rseq: 776_656,
+                cseq: 1,
+                method: Method::Invite
+            }
         );
     }
 
@@ -353,7 +382,13 @@ mod tests {
     #[test]
     fn session_timers_name_the_refresher() {
         let timer = SessionExpires::parse(b"1800 ;Refresher=UAS").unwrap();
-        assert_eq!(timer, SessionExpires { seconds: 1800, refresher: Some(Refresher::Uas) });
+        assert_eq!(
+            timer,
+            SessionExpires {
+                seconds: 1800,
+                refresher: Some(Refresher::Uas)
+            }
+        );
         assert_eq!(SessionExpires::parse(b"90;refresher=x").unwrap().refresher, None);
         assert_eq!(MinSe::parse(b"90;lr").unwrap().0, 90);
     }
@@ -370,7 +405,10 @@ mod tests {
     #[test]
     fn a_reason_gives_its_q850_cause_only_for_q850() {
         let reason = Reason::parse(b"Q.850 ;cause=16 ;text=\"Terminated\"").unwrap();
-        assert_eq!((reason.q850_cause(), &*reason.text().unwrap()), (Some(16), "Terminated"));
+        assert_eq!(
+            (reason.q850_cause(), &*reason.text().unwrap()),
+            (Some(16), "Terminated")
+        );
         assert_eq!(Reason::parse(b"SIP;cause=600").unwrap().q850_cause(), None);
         assert_eq!(Reason::parse(b"q.850;cause=128").unwrap().q850_cause(), None);
     }
@@ -381,9 +419,18 @@ mod tests {
         assert!(kind.is("multipart", "mixed"));
         assert_eq!(kind.params.find("boundary").unwrap().unquoted().unwrap(), "7a9c;b");
         let warning = Warning::parse(b"301 isi.edu:5060 \"Incompatible\"").unwrap();
-        assert_eq!((warning.code, warning.agent, warning.text), (301, "isi.edu:5060", &b"\"Incompatible\""[..]));
+        assert_eq!(
+            (warning.code, warning.agent, warning.text),
+            (301, "isi.edu:5060", &b"\"Incompatible\""[..])
+        );
         assert!(Warning::parse(b"1812 overture \"In Progress\"").is_err());
         assert_eq!(Event::parse(b"presence.winfo;id=1").unwrap().package, "presence.winfo");
-        assert_eq!(SubscriptionState::parse(b"active;expires=60").unwrap().params.value("expires"), Some("60"));
+        assert_eq!(
+            SubscriptionState::parse(b"active;expires=60")
+                .unwrap()
+                .params
+                .value("expires"),
+            Some("60")
+        );
     }
 }

@@ -39,9 +39,18 @@ pub struct Via<'a> {
 impl<'a> Transport<'a> {
     /// Reads a transport token.
     pub fn parse(token: &'a str) -> Self {
-        const KNOWN: [Transport<'static>; 6] =
-            [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Sctp, Transport::Ws, Transport::Wss];
-        KNOWN.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(token)).unwrap_or(Self::Other(token))
+        const KNOWN: [Transport<'static>; 6] = [
+            Transport::Udp,
+            Transport::Tcp,
+            Transport::Tls,
+            Transport::Sctp,
+            Transport::Ws,
+            Transport::Wss,
+        ];
+        KNOWN
+            .into_iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(token))
+            .unwrap_or(Self::Other(token))
     }
 
     /// As written in a Via.
@@ -77,7 +86,10 @@ impl<'a> Via<'a> {
         scanner.skip_lws();
         let version = scanner.token("protocol version")?;
         if !protocol.eq_ignore_ascii_case("SIP") || version != "2.0" {
-            return Err(SyntaxError { expected: "SIP/2.0", at: 0 });
+            return Err(SyntaxError {
+                expected: "SIP/2.0",
+                at: 0,
+            });
         }
         scanner.skip_lws();
         scanner.expect(b'/', "'/' before transport")?;
@@ -91,11 +103,19 @@ impl<'a> Via<'a> {
             let at = scanner.at();
             let digits = scanner.take_while(|b| b.is_ascii_digit());
             let port = std::str::from_utf8(digits).ok().and_then(parse_port);
-            Some(port.ok_or(SyntaxError { expected: "port from 1 to 65535", at })?)
+            Some(port.ok_or(SyntaxError {
+                expected: "port from 1 to 65535",
+                at,
+            })?)
         } else {
             None
         };
-        Ok(Self { transport, host, port, params: Params::default() })
+        Ok(Self {
+            transport,
+            host,
+            port,
+            params: Params::default(),
+        })
     }
 
     fn scan_host(scanner: &mut Scanner<'a>) -> Result<Host<'a>, SyntaxError> {
@@ -107,7 +127,11 @@ impl<'a> Via<'a> {
             scanner.take_while(is_host);
         }
         let text = std::str::from_utf8(scanner.since(start));
-        text.map_err(|_| SyntaxError { expected: "host", at: start }).and_then(Host::parse)
+        text.map_err(|_| SyntaxError {
+            expected: "host",
+            at: start,
+        })
+        .and_then(Host::parse)
     }
 
     /// Transport of the hop.
@@ -157,7 +181,10 @@ impl<'a> Via<'a> {
     /// `received` if it is an address; brackets around IPv6 are accepted (RFC 3261 §18.2.1, RFC 5118 §4.5).
     pub fn received(&self) -> Option<IpAddr> {
         let value = self.params.value("received")?;
-        let bare = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(value);
+        let bare = value
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(value);
         bare.parse().ok()
     }
 
@@ -178,7 +205,10 @@ impl<'a> Via<'a> {
 
     /// `ttl`, 0..=255.
     pub fn ttl(&self) -> Option<u8> {
-        self.params.value("ttl").and_then(|ttl| decimal(ttl.as_bytes())).and_then(|ttl| u8::try_from(ttl).ok())
+        self.params
+            .value("ttl")
+            .and_then(|ttl| decimal(ttl.as_bytes()))
+            .and_then(|ttl| u8::try_from(ttl).ok())
     }
 }
 
@@ -188,7 +218,10 @@ impl<'a> TypedHeader<'a> for Via<'a> {
     fn parse(value: &'a [u8]) -> Result<Self, SyntaxError> {
         let mut scanner = Scanner::new(trim_lws(value));
         let head = Self::head(&mut scanner)?;
-        Ok(Self { params: Params::parse_header(&mut scanner)?, ..head })
+        Ok(Self {
+            params: Params::parse_header(&mut scanner)?,
+            ..head
+        })
     }
 }
 
@@ -204,7 +237,10 @@ mod tests {
     fn white_space_and_folds_are_allowed_between_all_parts() {
         let via = parse("SIP  / 2.0\r\n / TCP     spindle.example.com : 5070  ;\r\n  branch  =   z9hG4bK9ikj8  ");
         assert_eq!(via.transport(), Transport::Tcp);
-        assert_eq!((via.host(), via.port()), (Host::Name("spindle.example.com"), Some(5070)));
+        assert_eq!(
+            (via.host(), via.port()),
+            (Host::Name("spindle.example.com"), Some(5070))
+        );
         assert_eq!(via.unique_branch(), Some("z9hG4bK9ikj8"));
     }
 
@@ -213,7 +249,10 @@ mod tests {
         let via = parse("SIP/2.0/TLS [2001:db8::1]:5071;rport=9;received=[2001:db8::2];maddr=x;ttl=16;branch=z9hG4bKa");
         assert_eq!(via.host().ip(), Some("2001:db8::1".parse().unwrap()));
         assert_eq!(via.received(), Some("2001:db8::2".parse().unwrap()));
-        assert_eq!((via.rport(), via.maddr(), via.ttl(), via.port_or_default()), (Some(9), Some("x"), Some(16), 5071));
+        assert_eq!(
+            (via.rport(), via.maddr(), via.ttl(), via.port_or_default()),
+            (Some(9), Some("x"), Some(16), 5071)
+        );
         let bare = parse("SIP/2.0/tls a;rport");
         assert!(bare.has_rport() && bare.rport().is_none() && bare.port_or_default() == 5061);
     }
@@ -229,11 +268,23 @@ mod tests {
 
     #[test]
     fn malformed_vias_are_refused_but_sent_by_may_still_be_read() {
-        for bad in ["", "SIP/2.0/UDP", "SIP/3.0/UDP h", "HTTP/2.0/UDP h", "SIP/2.0/UDP h:0", "SIP/2.0/UDP h:65536", "SIP/2.0/UDP [::1", "SIP/2.0/UDP h x"] {
+        for bad in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/3.0/UDP h",
+            "HTTP/2.0/UDP h",
+            "SIP/2.0/UDP h:0",
+            "SIP/2.0/UDP h:65536",
+            "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP h x",
+        ] {
             assert!(Via::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         let broken = b"SIP/2.0/UDP 192.0.2.15;;,;,,";
         assert!(Via::parse(broken).is_err());
-        assert_eq!(Via::parse_sent_by(broken).unwrap().host().ip(), Some("192.0.2.15".parse().unwrap()));
+        assert_eq!(
+            Via::parse_sent_by(broken).unwrap().host().ip(),
+            Some("192.0.2.15".parse().unwrap())
+        );
     }
 }

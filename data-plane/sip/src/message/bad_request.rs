@@ -3,7 +3,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::Table;
-use crate::header::{HeaderName, Via};
+use crate::header::{HeaderName, TypedHeader, Via};
 use crate::method::Method;
 use crate::parse::scan::CommaSplit;
 use crate::status::StatusCode;
@@ -21,7 +21,13 @@ pub struct BadRequest {
 
 impl BadRequest {
     pub(crate) fn new(status: StatusCode, reason: &'static str, method: Method, bytes: Bytes, table: Table) -> Self {
-        Self { status, reason, method, bytes, table }
+        Self {
+            status,
+            reason,
+            method,
+            bytes,
+            table,
+        }
     }
 
     /// Status to answer with: 400, 414, 505 or 513.
@@ -39,12 +45,13 @@ impl BadRequest {
         &self.method
     }
 
-    /// Sent-protocol and sent-by of the top Via, for the way back (RFC 3261 §18.2.2). Parameters are left out: they
-    /// may be what is malformed.
-    pub fn sent_by(&self) -> Via<'_> {
+    /// Top Via for the way back (RFC 3261 §18.2.2); without parameters when those are what cannot be read.
+    pub fn top_via(&self) -> Via<'_> {
         let line = self.lines(HeaderName::Via).next().expect("made only with a Via");
         let top = CommaSplit::new(line).next().unwrap_or(line);
-        Via::parse_sent_by(top).expect("made only with a readable sent-by")
+        Via::parse(top)
+            .or_else(|_| Via::parse_sent_by(top))
+            .expect("made only with a readable sent-by")
     }
 
     /// The request as received.
@@ -54,7 +61,10 @@ impl BadRequest {
 
     /// Values of a field's lines.
     pub(crate) fn lines(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-        self.table.iter().filter(move |entry| entry.name() == name).map(|entry| entry.value().of(&self.bytes))
+        self.table
+            .iter()
+            .filter(move |entry| entry.name() == name)
+            .map(|entry| entry.value().of(&self.bytes))
     }
 }
 

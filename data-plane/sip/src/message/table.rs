@@ -16,7 +16,10 @@ impl Range {
     /// Offsets beyond the largest message saturate; the parser refuses such messages before it makes ranges.
     pub(crate) fn new(start: usize, end: usize) -> Self {
         let narrow = |offset: usize| u16::try_from(offset).unwrap_or(u16::MAX);
-        Self { start: narrow(start), end: narrow(end) }
+        Self {
+            start: narrow(start),
+            end: narrow(end),
+        }
     }
 
     /// Where `part`, a slice of `whole`, lies in it.
@@ -53,7 +56,13 @@ impl Entry {
     pub(crate) fn new(name: HeaderName, line_start: usize, name_len: usize, value: Range, line_end: usize) -> Self {
         let line = Range::new(line_start, line_end);
         let name_len = u8::try_from(name_len).unwrap_or(u8::MAX);
-        Self { line_start: line.start, line_end: line.end, value, name_len, name }
+        Self {
+            line_start: line.start,
+            line_end: line.end,
+            value,
+            name_len,
+            name,
+        }
     }
 
     pub(crate) fn name(&self) -> HeaderName {
@@ -61,7 +70,10 @@ impl Entry {
     }
 
     pub(crate) fn name_range(&self) -> Range {
-        Range { start: self.line_start, end: self.line_start + u16::from(self.name_len) }
+        Range {
+            start: self.line_start,
+            end: self.line_start + u16::from(self.name_len),
+        }
     }
 
     /// The value without surrounding white space.
@@ -71,7 +83,10 @@ impl Entry {
 
     /// The whole field with its folds and its CRLF.
     pub(crate) fn line(&self) -> Range {
-        Range { start: self.line_start, end: self.line_end }
+        Range {
+            start: self.line_start,
+            end: self.line_end,
+        }
     }
 
     pub(crate) fn is(&self, name: FieldName<'_>, bytes: &[u8]) -> bool {

@@ -148,12 +148,20 @@ impl<'a> Scanner<'a> {
     }
 
     pub(crate) fn expect(&mut self, byte: u8, expected: &'static str) -> Result<(), SyntaxError> {
-        if self.eat(byte) { Ok(()) } else { Err(self.error(expected)) }
+        if self.eat(byte) {
+            Ok(())
+        } else {
+            Err(self.error(expected))
+        }
     }
 
     pub(crate) fn expect_end(&mut self) -> Result<(), SyntaxError> {
         self.skip_lws();
-        if self.is_done() { Ok(()) } else { Err(self.error("end of value")) }
+        if self.is_done() {
+            Ok(())
+        } else {
+            Err(self.error("end of value"))
+        }
     }
 
     pub(crate) fn token(&mut self, expected: &'static str) -> Result<&'a str, SyntaxError> {
@@ -173,7 +181,12 @@ impl<'a> Scanner<'a> {
         self.expect(b'"', "quoted string")?;
         loop {
             match self.peek() {
-                None => return Err(SyntaxError { expected: "closing quote", at: start }),
+                None => {
+                    return Err(SyntaxError {
+                        expected: "closing quote",
+                        at: start,
+                    });
+                }
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(self.since(start));
@@ -195,7 +208,9 @@ pub(crate) struct CommaSplit<'a> {
 impl<'a> CommaSplit<'a> {
     pub(crate) fn new(list: &'a [u8]) -> Self {
         let list = trim_lws(list);
-        Self { rest: (!list.is_empty()).then_some(list) }
+        Self {
+            rest: (!list.is_empty()).then_some(list),
+        }
     }
 }
 
@@ -242,7 +257,15 @@ mod tests {
     fn commas_in_quotes_and_brackets_do_not_split() {
         let list = br#" "Bell, \"A\"" <sip:a,b@x>;p="1,2" , <sip:c@d> ,, sip:e@f "#;
         let items: Vec<&[u8]> = CommaSplit::new(list).collect();
-        assert_eq!(items, [&br#""Bell, \"A\"" <sip:a,b@x>;p="1,2""#[..], b"<sip:c@d>", b"", b"sip:e@f"]);
+        assert_eq!(
+            items,
+            [
+                &br#""Bell, \"A\"" <sip:a,b@x>;p="1,2""#[..],
+                b"<sip:c@d>",
+                b"",
+                b"sip:e@f"
+            ]
+        );
         assert_eq!(CommaSplit::new(b" \r\n ").count(), 0);
     }
 

@@ -29,7 +29,11 @@ pub(super) fn parse(bytes: &[u8], limits: &Limits, fault: &mut Fault) -> Option<
     if memchr::memchr2(b'\r', 0, line).is_some() {
         return None;
     }
-    let line = if is_version(line.get(..7)?) { response(line)? } else { request(line, limits, fault)? };
+    let line = if is_version(line.get(..7)?) {
+        response(line)?
+    } else {
+        request(line, limits, fault)?
+    };
     Some(Start { line, end: lf + 1 })
 }
 
@@ -41,7 +45,10 @@ fn response(line: &[u8]) -> Option<Line> {
     if !reason.is_empty() && reason[0] != b' ' {
         return None;
     }
-    Some(Line::Response { status, reason: Range::new(line.len().min(12), line.len()) })
+    Some(Line::Response {
+        status,
+        reason: Range::new(line.len().min(12), line.len()),
+    })
 }
 
 fn request(line: &[u8], limits: &Limits, fault: &mut Fault) -> Option<Line> {
@@ -82,6 +89,8 @@ fn is_version(text: &[u8]) -> bool {
 fn is_other_version(text: &[u8]) -> bool {
     let dot = text.iter().position(|b| *b == b'.');
     dot.is_some_and(|dot| {
-        [&text[..dot], &text[dot + 1..]].iter().all(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
+        [&text[..dot], &text[dot + 1..]]
+            .iter()
+            .all(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
     })
 }

@@ -81,10 +81,16 @@ fn units(text: &str, fold_case: bool) -> impl Iterator<Item = (u8, bool)> {
 /// RFC 3966 §4: visual separators do not count, parameters are a set and compare case-insensitively.
 fn tel(a: &TelUri<'_>, b: &TelUri<'_>) -> bool {
     fn plain(number: &str) -> impl Iterator<Item = u8> + '_ {
-        number.bytes().filter(|b| !matches!(b, b'-' | b'.' | b'(' | b')')).map(|b| b.to_ascii_lowercase())
+        number
+            .bytes()
+            .filter(|b| !matches!(b, b'-' | b'.' | b'(' | b')'))
+            .map(|b| b.to_ascii_lowercase())
     }
     let within = |x: Params<'_>, y: Params<'_>| {
-        x.iter().all(|param| y.find(param.name).is_some_and(|twin| text(param.value, twin.value, true)))
+        x.iter().all(|param| {
+            y.find(param.name)
+                .is_some_and(|twin| text(param.value, twin.value, true))
+        })
     };
     plain(a.number).eq(plain(b.number)) && within(a.params, b.params) && within(b.params, a.params)
 }
