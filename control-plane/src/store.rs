@@ -12,14 +12,20 @@
 //! ```
 
 pub mod audit;
+pub mod call;
 mod change;
 pub mod credential;
+pub mod join_token;
 pub mod line;
+pub mod registration;
+pub mod report;
 pub mod request_id;
 pub mod route;
 mod secret;
 pub mod settings;
+pub mod token;
 pub mod trunk;
+pub mod worker;
 
 use std::{
     path::{Path, PathBuf},

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use trunkline_proto::v1;
+
 /// Who sent an API request, as proved by its bearer token.
 ///
 /// The authentication layer of the API listener puts one into the extensions of every request that it lets through;
@@ -52,6 +54,25 @@ impl Role {
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Admin => "admin",
+        }
+    }
+
+    /// The role on the wire.
+    pub fn to_wire(self) -> v1::Role {
+        match self {
+            Self::Viewer => v1::Role::Viewer,
+            Self::Operator => v1::Role::Operator,
+            Self::Admin => v1::Role::Admin,
+        }
+    }
+
+    /// Reads the role of a request; `None` when it is unspecified.
+    pub fn from_wire(role: v1::Role) -> Option<Self> {
+        match role {
+            v1::Role::Unspecified => None,
+            v1::Role::Viewer => Some(Self::Viewer),
+            v1::Role::Operator => Some(Self::Operator),
+            v1::Role::Admin => Some(Self::Admin),
         }
     }
 

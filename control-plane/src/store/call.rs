@@ -1,0 +1,201 @@
+//! Call records, active and ended.
+
+use prost::Message as _;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use trunkline_proto::v1;
+
+use super::{StoreError, WriteTx};
+
+/// Conditions on calls; all that are set must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallQuery {
+    /// `trunks/{trunk}`, inbound or outbound.
+    pub trunk: Option<String>,
+    /// Only active, or only ended ones.
+    pub active: Option<bool>,
+    /// Started at or after, in milliseconds since 1970.
+    pub start_from_ms: Option<i64>,
+    /// Started before.
+    pub start_until_ms: Option<i64>,
+    /// Call-ID header.
+    pub call_id: Option<String>,
+}
+
+/// A place in the list of calls: start time in milliseconds and conversation id.
+pub type CallPosition = (i64, String);
+
+/// The call with this name (`calls/{uuid}`).
+///
+/// # Errors
+/// When the store cannot be read or a row does not decode; the same holds for every reading function here.
+pub async fn find(conn: &mut SqliteConnection, name: &str) -> Result<Option<v1::Call>, StoreError> {
+    let row: Option<(String, Vec<u8>)> = sqlx::query_as("SELECT id, message FROM calls WHERE id = ?1")
+        .bind(id(name))
+        .fetch_optional(conn)
+        .await?;
+    row.map(|(id, message)| decode(id, &message)).transpose()
+}
+
+/// Up to `limit` calls that come after `after`, newest first, each with its place.
+///
+/// # Errors
+/// As [`find`].
+pub async fn list(
+    conn: &mut SqliteConnection,
+    query: &CallQuery,
+    after: Option<&CallPosition>,
+    limit: u32,
+) -> Result<Vec<(CallPosition, v1::Call)>, StoreError> {
+    let mut sql = QueryBuilder::<Sqlite>::new("");
+    match &query.trunk {
+        // One index each; a call whose two trunks are the same shows once.
+        Some(trunk) => {
+            sql.push("SELECT * FROM (");
+            select(&mut sql, query, after, Some(("inbound_trunk", trunk)), limit);
+            sql.push(") UNION SELECT * FROM (");
+            select(&mut sql, query, after, Some(("outbound_trunk", trunk)), limit);
+            sql.push(") ORDER BY start_time DESC, id DESC LIMIT ").push_bind(limit);
+        }
+        None => select(&mut sql, query, after, None, limit),
+    }
+    let rows: Vec<(String, i64, Vec<u8>)> = sql.build_query_as().fetch_all(conn).await?;
+    rows.into_iter()
+        .map(|(id, start, message)| Ok(((start, id.clone()), decode(id, &message)?)))
+        .collect()
+}
+
+/// Every active call.
+///
+/// # Errors
+/// As [`find`].
+pub async fn active(conn: &mut SqliteConnection) -> Result<Vec<v1::Call>, StoreError> {
+    let rows: Vec<(String, Vec<u8>)> =
+        sqlx::query_as("SELECT id, message FROM calls WHERE active = 1").fetch_all(conn).await?;
+    rows.into_iter().map(|(id, message)| decode(id, &message)).collect()
+}
+
+/// Stores a call as its worker reports it. False when nothing changed: a call that ended does not come back.
+///
+/// # Errors
+/// When the store cannot be written; the same holds for every writing function here.
+pub async fn upsert(tx: &mut WriteTx, boot_id: &str, call: &v1::Call) -> Result<bool, StoreError> {
+    put(tx, boot_id, call, false).await
+}
+
+/// Ends the active calls of a worker's earlier processes with reason `worker_lost`; answers them as they stand now.
+///
+/// # Errors
+/// As [`upsert`].
+pub async fn end_lost(tx: &mut WriteTx, worker: &str, boot_id: &str) -> Result<Vec<v1::Call>, StoreError> {
+    let end_time = super::timestamp(tx.now_ms());
+    let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
+        "SELECT id, boot_id, message FROM calls WHERE worker = ?1 AND active = 1 AND boot_id <> ?2",
+    )
+    .bind(worker)
+    .bind(boot_id)
+    .fetch_all(tx.conn())
+    .await?;
+    let mut lost = Vec::with_capacity(rows.len());
+    for (id, boot_id, message) in rows {
+        let mut call = decode(id, &message)?;
+        call.state = v1::CallState::Ended as i32;
+        call.end_time = Some(end_time);
+        call.end = Some(v1::CallEnd { reason: "worker_lost".to_owned(), ..v1::CallEnd::default() });
+        put(tx, &boot_id, &call, true).await?;
+        lost.push(call);
+    }
+    Ok(lost)
+}
+
+/// Removes up to `limit` calls that ended before `before_ms`; answers how many.
+///
+/// # Errors
+/// As [`upsert`].
+pub async fn purge(tx: &mut WriteTx, before_ms: i64, limit: u32) -> Result<u64, StoreError> {
+    let purged = sqlx::query(
+        "DELETE FROM calls WHERE id IN
+           (SELECT id FROM calls WHERE active = 0 AND end_time < ?1 ORDER BY end_time LIMIT ?2)",
+    )
+    .bind(before_ms)
+    .bind(limit)
+    .execute(tx.conn())
+    .await?;
+    Ok(purged.rows_affected())
+}
+
+async fn put(tx: &mut WriteTx, boot_id: &str, call: &v1::Call, lost: bool) -> Result<bool, StoreError> {
+    let active = call.state() != v1::CallState::Ended;
+    let now_ms = tx.now_ms();
+    let end_time = (!active).then(|| call.end_time.map_or(now_ms, milliseconds));
+    let stored = v1::Call { name: String::new(), ..call.clone() };
+    let written = sqlx::query(
+        "INSERT INTO calls (id, worker, boot_id, active, lost, inbound_trunk, outbound_trunk, call_id, start_time,
+           end_time, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (id) DO UPDATE SET worker = excluded.worker, boot_id = excluded.boot_id,
+           active = excluded.active, lost = excluded.lost, inbound_trunk = excluded.inbound_trunk,
+           outbound_trunk = excluded.outbound_trunk, call_id = excluded.call_id, end_time = excluded.end_time,
+           message = excluded.message
+         WHERE calls.active = 1 OR (calls.lost = 1 AND excluded.active = 0)",
+    )
+    .bind(id(&call.name))
+    .bind(id(&call.worker))
+    .bind(boot_id)
+    .bind(active)
+    .bind(lost)
+    .bind(&call.inbound_trunk)
+    .bind(&call.outbound_trunk)
+    .bind(&call.call_id)
+    .bind(call.start_time.map_or(now_ms, milliseconds))
+    .bind(end_time)
+    .bind(stored.encode_to_vec())
+    .execute(tx.conn())
+    .await?;
+    Ok(written.rows_affected() == 1)
+}
+
+fn select(
+    sql: &mut QueryBuilder<Sqlite>,
+    query: &CallQuery,
+    after: Option<&CallPosition>,
+    trunk: Option<(&'static str, &str)>,
+    limit: u32,
+) {
+    let CallQuery { trunk: _, active, start_from_ms, start_until_ms, call_id } = query;
+    sql.push("SELECT id, start_time, message FROM calls WHERE 1");
+    if let Some((column, trunk)) = trunk {
+        sql.push(" AND ").push(column).push(" = ").push_bind(trunk.to_owned());
+    }
+    match active {
+        Some(true) => drop(sql.push(" AND active = 1")),
+        Some(false) => drop(sql.push(" AND active = 0")),
+        None => {}
+    }
+    if let Some(from) = start_from_ms {
+        sql.push(" AND start_time >= ").push_bind(*from);
+    }
+    if let Some(until) = start_until_ms {
+        sql.push(" AND start_time < ").push_bind(*until);
+    }
+    if let Some(call_id) = call_id {
+        sql.push(" AND call_id = ").push_bind(call_id.clone());
+    }
+    if let Some((start, id)) = after {
+        sql.push(" AND (start_time, id) < (").push_bind(*start).push(", ").push_bind(id.clone()).push(")");
+    }
+    sql.push(" ORDER BY start_time DESC, id DESC LIMIT ").push_bind(limit);
+}
+
+fn decode(id: String, message: &[u8]) -> Result<v1::Call, StoreError> {
+    match v1::Call::decode(message) {
+        Ok(call) => Ok(v1::Call { name: format!("calls/{id}"), ..call }),
+        Err(source) => Err(StoreError::Decode { kind: "call", name: id, source }),
+    }
+}
+
+fn id(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, id)| id)
+}
+
+fn milliseconds(timestamp: prost_types::Timestamp) -> i64 {
+    timestamp.seconds.saturating_mul(1000).saturating_add(i64::from(timestamp.nanos) / 1_000_000)
+}

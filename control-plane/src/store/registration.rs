@@ -1,0 +1,277 @@
+//! Registrations: the bindings of each address of record, under a revision of their own.
+
+use prost::Message as _;
+use sqlx::SqliteConnection;
+use trunkline_proto::{dataplane::v1 as dataplane, v1};
+use trunkline_shared::name;
+
+use super::{StoreError, WriteTx};
+
+/// The registration of a user (unescaped) of `trunks/{trunk}`; `None` without a live binding.
+///
+/// # Errors
+/// When the store cannot be read or a row does not decode; the same holds for every reading function here.
+pub async fn find(
+    conn: &mut SqliteConnection,
+    trunk: &str,
+    user: &str,
+    now_ms: i64,
+) -> Result<Option<v1::Registration>, StoreError> {
+    let row: Option<(Vec<u8>,)> =
+        sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND user = ?2 AND bindings > 0")
+            .bind(trunk)
+            .bind(user)
+            .fetch_optional(conn)
+            .await?;
+    let Some((message,)) = row else { return Ok(None) };
+    Ok(live(decode(&message)?, now_ms).map(registration))
+}
+
+/// Up to `limit` registrations after the place `after` (trunk and user), in the order of trunk and user; of one trunk
+/// when given. Each comes with its place.
+///
+/// # Errors
+/// As [`find`].
+pub async fn list(
+    conn: &mut SqliteConnection,
+    trunk: Option<&str>,
+    after: (&str, &str),
+    limit: u32,
+    now_ms: i64,
+) -> Result<Vec<((String, String), v1::Registration)>, StoreError> {
+    let mut found = Vec::new();
+    let mut place = (after.0.to_owned(), after.1.to_owned());
+    // Rows whose bindings have just expired do not shorten a page: a short page would look like the last one.
+    loop {
+        let wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+        let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
+            "SELECT trunk, user, message FROM registrations
+             WHERE bindings > 0 AND (trunk, user) > (?1, ?2) AND (?3 IS NULL OR trunk = ?3)
+             ORDER BY trunk, user LIMIT ?4",
+        )
+        .bind(&place.0)
+        .bind(&place.1)
+        .bind(trunk)
+        .bind(wanted)
+        .fetch_all(&mut *conn)
+        .await?;
+        let Some((last_trunk, last_user, _)) = rows.last() else { return Ok(found) };
+        place = (last_trunk.clone(), last_user.clone());
+        for (trunk, user, message) in rows {
+            if let Some(bindings) = live(decode(&message)?, now_ms) {
+                found.push(((trunk, user), registration(bindings)));
+            }
+        }
+        if found.len() >= limit as usize {
+            return Ok(found);
+        }
+    }
+}
+
+/// Revision of the registrations, and the highest revision whose row is gone: a watcher at or above it can go on with
+/// the changes since, one below needs the full set.
+///
+/// # Errors
+/// As [`find`].
+pub async fn revision(conn: &mut SqliteConnection) -> Result<(i64, i64), StoreError> {
+    Ok(sqlx::query_as("SELECT value, floor FROM binding_revision WHERE id = 1").fetch_one(conn).await?)
+}
+
+/// Up to `limit` changes after `revision`, in order, each address of record as it stands now.
+///
+/// # Errors
+/// As [`find`].
+pub async fn changes_since(
+    conn: &mut SqliteConnection,
+    revision: i64,
+    limit: u32,
+) -> Result<Vec<(i64, dataplane::AorBindings)>, StoreError> {
+    let rows: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT revision, message FROM registrations WHERE revision > ?1 ORDER BY revision LIMIT ?2")
+            .bind(revision)
+            .bind(limit)
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(|(revision, message)| Ok((revision, decode(&message)?))).collect()
+}
+
+/// Number of addresses of record with a binding, expired ones that were not purged yet included.
+///
+/// # Errors
+/// As [`find`].
+pub async fn count(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM registrations WHERE bindings > 0").fetch_one(conn).await?)
+}
+
+/// Stores the bindings of an address of record. False when what is stored is later: the later change wins, and of two
+/// in the same millisecond the one that arrives last.
+///
+/// # Errors
+/// When the store cannot be written; the same holds for every writing function here.
+pub async fn upsert(tx: &mut WriteTx, bindings: &dataplane::AorBindings) -> Result<bool, StoreError> {
+    let stored: Option<i64> =
+        sqlx::query_scalar("SELECT change_time FROM registrations WHERE trunk = ?1 AND user = ?2")
+            .bind(&bindings.trunk)
+            .bind(&bindings.user)
+            .fetch_optional(tx.conn())
+            .await?;
+    if stored.is_some_and(|stored| stored > bindings.change_time_ms) {
+        return Ok(false);
+    }
+    put(tx, bindings).await?;
+    Ok(true)
+}
+
+/// Removes all bindings of a user (unescaped) of `trunks/{trunk}`; false when there were none.
+///
+/// # Errors
+/// As [`upsert`].
+pub async fn clear(tx: &mut WriteTx, trunk: &str, user: &str) -> Result<bool, StoreError> {
+    let row: Option<(Vec<u8>,)> =
+        sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND user = ?2 AND bindings > 0")
+            .bind(trunk)
+            .bind(user)
+            .fetch_optional(tx.conn())
+            .await?;
+    let Some((message,)) = row else { return Ok(false) };
+    clear_bindings(tx, decode(&message)?).await?;
+    Ok(true)
+}
+
+/// Removes all bindings of every user of `trunks/{trunk}`; answers how many users had some.
+///
+/// # Errors
+/// As [`upsert`].
+pub async fn clear_trunk(tx: &mut WriteTx, trunk: &str) -> Result<usize, StoreError> {
+    let rows: Vec<(Vec<u8>,)> =
+        sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND bindings > 0")
+            .bind(trunk)
+            .fetch_all(tx.conn())
+            .await?;
+    let cleared = rows.len();
+    for (message,) in rows {
+        clear_bindings(tx, decode(&message)?).await?;
+    }
+    Ok(cleared)
+}
+
+/// Drops bindings that ended from up to `limit` rows. Workers drop them by their own clock: no change is published.
+///
+/// # Errors
+/// As [`upsert`].
+pub async fn purge_expired(tx: &mut WriteTx, limit: u32) -> Result<u64, StoreError> {
+    let now_ms = tx.now_ms();
+    let rows: Vec<(Vec<u8>,)> = sqlx::query_as(
+        "SELECT message FROM registrations WHERE next_expire IS NOT NULL AND next_expire <= ?1 LIMIT ?2",
+    )
+    .bind(now_ms)
+    .bind(limit)
+    .fetch_all(tx.conn())
+    .await?;
+    let purged = rows.len() as u64;
+    for (message,) in rows {
+        let mut bindings = decode(&message)?;
+        bindings.bindings.retain(|binding| expiry(binding) > now_ms);
+        sqlx::query(
+            "UPDATE registrations SET message = ?3, bindings = ?4, next_expire = ?5 WHERE trunk = ?1 AND user = ?2",
+        )
+        .bind(&bindings.trunk)
+        .bind(&bindings.user)
+        .bind(bindings.encode_to_vec())
+        .bind(count_of(&bindings))
+        .bind(next_expire(&bindings))
+        .execute(tx.conn())
+        .await?;
+    }
+    Ok(purged)
+}
+
+/// Removes up to `limit` rows without bindings that changed before `before_ms`: a watcher that has not seen them by
+/// then gets the full set.
+///
+/// # Errors
+/// As [`upsert`].
+pub async fn purge_gone(tx: &mut WriteTx, before_ms: i64, limit: u32) -> Result<u64, StoreError> {
+    let purged: Vec<i64> = sqlx::query_scalar(
+        "DELETE FROM registrations WHERE (trunk, user) IN
+           (SELECT trunk, user FROM registrations WHERE bindings = 0 AND change_time < ?1 LIMIT ?2)
+         RETURNING revision",
+    )
+    .bind(before_ms)
+    .bind(limit)
+    .fetch_all(tx.conn())
+    .await?;
+    if let Some(highest) = purged.iter().max() {
+        sqlx::query("UPDATE binding_revision SET floor = MAX(floor, ?1) WHERE id = 1")
+            .bind(highest)
+            .execute(tx.conn())
+            .await?;
+    }
+    Ok(purged.len() as u64)
+}
+
+async fn clear_bindings(tx: &mut WriteTx, mut bindings: dataplane::AorBindings) -> Result<(), StoreError> {
+    bindings.bindings.clear();
+    // Later than what is stored even when the worker's clock is ahead of ours.
+    bindings.change_time_ms = tx.now_ms().max(bindings.change_time_ms.saturating_add(1));
+    put(tx, &bindings).await
+}
+
+async fn put(tx: &mut WriteTx, bindings: &dataplane::AorBindings) -> Result<(), StoreError> {
+    let revision: i64 =
+        sqlx::query_scalar("UPDATE binding_revision SET value = value + 1 WHERE id = 1 RETURNING value")
+            .fetch_one(tx.conn())
+            .await?;
+    sqlx::query(
+        "INSERT INTO registrations (trunk, user, message, bindings, change_time, next_expire, revision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (trunk, user) DO UPDATE SET message = excluded.message, bindings = excluded.bindings,
+           change_time = excluded.change_time, next_expire = excluded.next_expire, revision = excluded.revision",
+    )
+    .bind(&bindings.trunk)
+    .bind(&bindings.user)
+    .bind(bindings.encode_to_vec())
+    .bind(count_of(bindings))
+    .bind(bindings.change_time_ms)
+    .bind(next_expire(bindings))
+    .bind(revision)
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+fn decode(message: &[u8]) -> Result<dataplane::AorBindings, StoreError> {
+    dataplane::AorBindings::decode(message)
+        .map_err(|source| StoreError::Decode { kind: "registration", name: String::new(), source })
+}
+
+fn live(mut bindings: dataplane::AorBindings, now_ms: i64) -> Option<dataplane::AorBindings> {
+    bindings.bindings.retain(|binding| expiry(binding) > now_ms);
+    (!bindings.bindings.is_empty()).then_some(bindings)
+}
+
+fn registration(mut bindings: dataplane::AorBindings) -> v1::Registration {
+    bindings.bindings.sort_by_key(|binding| {
+        std::cmp::Reverse(binding.update_time.map(|time| (time.seconds, time.nanos)).unwrap_or_default())
+    });
+    v1::Registration {
+        name: format!("{}/registrations/{}", bindings.trunk, name::percent_encode(&bindings.user)),
+        address_of_record: bindings.address_of_record,
+        bindings: bindings.bindings,
+    }
+}
+
+fn count_of(bindings: &dataplane::AorBindings) -> i64 {
+    i64::try_from(bindings.bindings.len()).unwrap_or(i64::MAX)
+}
+
+fn next_expire(bindings: &dataplane::AorBindings) -> Option<i64> {
+    bindings.bindings.iter().map(expiry).min()
+}
+
+/// A binding without an end has ended: nothing could ever remove it.
+fn expiry(binding: &v1::Binding) -> i64 {
+    binding.expire_time.map_or(0, |time| {
+        time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000)
+    })
+}
