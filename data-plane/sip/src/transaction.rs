@@ -39,9 +39,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::message::{Message, Request, Response};
 use crate::method::Method;
+use crate::parse::{Framing, Limits, Parsed, parse};
 use crate::status::StatusCode;
-use crate::timer::{Reliability, Timer, TimerConfig};
+use crate::timer::{Reliability, TimerConfig};
+use crate::write::{self, RequestBuilder};
 
 mod action;
 mod client_invite;
@@ -54,7 +57,7 @@ mod stats;
 mod table;
 mod timer_queue;
 
-pub use key::{MAGIC_COOKIE, RequestKey, ResponseKey, Rfc2543Key};
+pub use key::{RequestKey, ResponseKey, Rfc2543Key};
 pub use stats::Stats;
 
 use action::{Action, Actions, Context, Notice};
@@ -148,7 +151,8 @@ pub enum RequestOutcome {
 #[must_use = "a delivered response belongs to the transaction user"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseOutcome {
-    /// For the transaction user that started this client transaction. A 300-699 to INVITE is acknowledged already.
+    /// For the transaction user that started this client transaction. A 300-699 to INVITE is acknowledged already. On a
+    /// reliable transport a final response is the end: [`Event::Terminated`] may wait already, and the id be dead.
     Deliver(ClientTransactionId),
     /// A retransmission, answered where it has to be.
     Absorbed,
@@ -574,6 +578,29 @@ impl<D> Transaction<D> {
         } else {
             TransactionId::Server(ServerTransactionId(handle))
         }
+    }
+}
+
+/// Builds the ACK that [`Transactions::handle_response`] asks for (RFC 3261 §17.1.1.3), from `response` and the INVITE as
+/// sent.
+pub fn ack_for(response: &Response) -> impl FnOnce(&Bytes) -> Option<Bytes> + '_ {
+    move |invite| write::ack_for_failure(&sent_request(invite)?, response).build().ok()
+}
+
+/// Starts the CANCEL for an INVITE as sent (RFC 3261 §9.1), as it comes with [`Cancel::Now`] or from
+/// [`Transactions::request`]. Send it with [`Transactions::send_request`] on the branch and to the destination of the
+/// INVITE. `None` when the bytes are no request.
+#[must_use]
+pub fn cancel_for(invite: &Bytes) -> Option<RequestBuilder> {
+    Some(write::cancel_for(&sent_request(invite)?))
+}
+
+/// What was sent is parsed again instead of being kept parsed: this happens once for a failed call, and a table of fields
+/// beside every INVITE would be paid for by all of them.
+fn sent_request(bytes: &Bytes) -> Option<Request> {
+    match parse(bytes.clone(), Framing::Datagram, &Limits::default()) {
+        Parsed::Understood(Message::Request(request)) => Some(request),
+        _ => None,
     }
 }
 

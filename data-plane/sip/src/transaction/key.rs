@@ -3,20 +3,24 @@
 //! A key is turned into one canonical byte string. Every field carries its length, so that no two different sets of
 //! fields make the same string, and fields that RFC 3261 §7.3.1 calls case-insensitive are folded.
 
+use std::net::IpAddr;
+
+use crate::header::{HeaderName, MAGIC_COOKIE};
+use crate::message::{Request, Response};
 use crate::method::Method;
+use crate::uri::Host;
 
-/// The branch prefix that says "this branch is unique in space and time" (RFC 3261 §8.1.1.7).
-pub const MAGIC_COOKIE: &[u8] = b"z9hG4bK";
-
-/// What a received request is matched by. All slices borrow from the message.
+/// What a received request is matched by. Everything borrows from the message.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestKey<'a> {
     /// The method of the request line.
     pub method: &'a Method,
     /// The `branch` parameter of the top Via; empty when there is none.
     pub branch: &'a [u8],
-    /// The sent-by of the top Via as written: host, and port when there is one.
-    pub sent_by: &'a [u8],
+    /// The host of the sent-by of the top Via.
+    pub host: Host<'a>,
+    /// The port of the sent-by of the top Via, when it has one.
+    pub port: Option<u16>,
     /// The fields that stand in for a branch without the magic cookie.
     pub rfc2543: Rfc2543Key<'a>,
 }
@@ -48,6 +52,35 @@ pub struct ResponseKey<'a> {
     pub branch: &'a [u8],
 }
 
+impl<'a> RequestKey<'a> {
+    /// The key of a parsed request.
+    #[must_use]
+    pub fn of(request: &'a Request) -> Self {
+        let via = request.top_via();
+        Self {
+            method: request.method(),
+            branch: request.branch().unwrap_or_default().as_bytes(),
+            host: via.host(),
+            port: via.port(),
+            rfc2543: Rfc2543Key {
+                request_uri: request.uri_text().as_bytes(),
+                from_tag: request.from_tag().unwrap_or_default().as_bytes(),
+                call_id: request.call_id().as_bytes(),
+                cseq: request.cseq_number(),
+                top_via: request.values(HeaderName::Via).next().unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl<'a> ResponseKey<'a> {
+    /// The key of a parsed response.
+    #[must_use]
+    pub fn of(response: &'a Response) -> Self {
+        Self { method: response.cseq_method(), branch: response.branch().unwrap_or_default().as_bytes() }
+    }
+}
+
 /// Which table a key is for; also the first byte of the canonical string.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
@@ -68,7 +101,7 @@ pub(super) fn write_server(out: &mut Vec<u8>, key: &RequestKey<'_>, method: &Met
     if has_magic_cookie(key.branch) {
         start(out, Side::Server, method);
         push_folded(out, key.branch);
-        push_folded(out, key.sent_by);
+        push_sent_by(out, key.host, key.port);
     } else {
         let fallback = &key.rfc2543;
         start(out, Side::ServerRfc2543, method);
@@ -80,9 +113,21 @@ pub(super) fn write_server(out: &mut Vec<u8>, key: &RequestKey<'_>, method: &Met
     }
 }
 
+/// Names are compared without case, addresses by value: `[2001:db8::1]` and `[2001:DB8:0::1]` are one sent-by.
+fn push_sent_by(out: &mut Vec<u8>, host: Host<'_>, port: Option<u16>) {
+    match host {
+        Host::Name(name) => push_folded(out, name.as_bytes()),
+        Host::Ip(IpAddr::V4(address)) => push_exact(out, &address.octets()),
+        Host::Ip(IpAddr::V6(address)) => push_exact(out, &address.octets()),
+    }
+    out.push(u8::from(matches!(host, Host::Ip(_))));
+    out.extend_from_slice(&port.unwrap_or(0).to_be_bytes());
+}
+
 /// A bare cookie names nothing, so it counts as absent: such a sender is matched by the RFC 2543 fields.
 fn has_magic_cookie(branch: &[u8]) -> bool {
-    branch.len() > MAGIC_COOKIE.len() && branch[..MAGIC_COOKIE.len()].eq_ignore_ascii_case(MAGIC_COOKIE)
+    let cookie = MAGIC_COOKIE.as_bytes();
+    branch.len() > cookie.len() && branch[..cookie.len()].eq_ignore_ascii_case(cookie)
 }
 
 fn start(out: &mut Vec<u8>, side: Side, method: &Method) {
@@ -109,11 +154,16 @@ fn push_length(out: &mut Vec<u8>, field: &[u8]) {
 mod tests {
     use super::*;
 
-    fn server(branch: &str, sent_by: &str, method: &Method) -> Vec<u8> {
+    fn server(branch: &str, host: &str, method: &Method) -> Vec<u8> {
+        with_port(branch, host, None, method)
+    }
+
+    fn with_port(branch: &str, host: &str, port: Option<u16>, method: &Method) -> Vec<u8> {
         let key = RequestKey {
             method,
             branch: branch.as_bytes(),
-            sent_by: sent_by.as_bytes(),
+            host: Host::parse(host).unwrap(),
+            port,
             rfc2543: Rfc2543Key { request_uri: b"sip:a@b", call_id: b"c", cseq: 1, ..Rfc2543Key::default() },
         };
         let mut out = Vec::new();
@@ -124,14 +174,21 @@ mod tests {
     #[test]
     fn branch_and_sent_by_are_compared_without_case() {
         assert_eq!(
-            server("z9hG4bKabc", "Host.example:5060", &Method::Invite),
-            server("Z9HG4BKABC", "host.example:5060", &Method::Invite)
+            server("z9hG4bKabc", "Host.example", &Method::Invite),
+            server("Z9HG4BKABC", "host.example", &Method::Invite)
         );
     }
 
     #[test]
     fn sent_by_separates_equal_branches() {
-        assert_ne!(server("z9hG4bKabc", "a:5060", &Method::Invite), server("z9hG4bKabc", "a:5061", &Method::Invite));
+        let ports = [None, Some(5060), Some(5061)].map(|port| with_port("z9hG4bKabc", "a", port, &Method::Invite));
+        assert_ne!(ports[0], ports[1]);
+        assert_ne!(ports[1], ports[2]);
+        assert_ne!(server("z9hG4bKabc", "a", &Method::Invite), server("z9hG4bKabc", "b", &Method::Invite));
+        assert_eq!(
+            server("z9hG4bKabc", "[2001:db8::1]", &Method::Invite),
+            server("z9hG4bKabc", "[2001:DB8:0::1]", &Method::Invite)
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::method::Method;
 use crate::status::StatusCode;
 use crate::timer::Reliability::{Reliable, Unreliable};
 use crate::transaction::*;
+use crate::uri::Host;
 
 type Layer = Transactions<&'static str>;
 
@@ -18,7 +19,8 @@ fn key<'a>(method: &'a Method, branch: &'a str) -> RequestKey<'a> {
     RequestKey {
         method,
         branch: branch.as_bytes(),
-        sent_by: b"client.example:5060",
+        host: Host::Name("client.example"),
+        port: Some(5060),
         rfc2543: Rfc2543Key {
             request_uri: b"sip:bob@example.com",
             from_tag: b"a",
