@@ -370,7 +370,7 @@ impl Section {
 }
 
 /// End of the line that starts before `lf`, with the lines folded onto it (RFC 3261 §7.3.1).
-fn fold_end(bytes: &[u8], mut lf: usize) -> usize {
+pub(crate) fn fold_end(bytes: &[u8], mut lf: usize) -> usize {
     while bytes.get(lf + 1).is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
         match memchr::memchr(b'\n', &bytes[lf + 1..]) {
             Some(next) => lf = lf + 1 + next,
