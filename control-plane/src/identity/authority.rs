@@ -109,9 +109,14 @@ impl Authority {
             (false, false) => {
                 let (certificate_pem, key_pem) = make_root(now)?;
                 // The key first: a crash in between leaves a key without a certificate, which is reported, not replaced.
-                for (path, content) in [(&key_path, key_pem.as_bytes()), (&certificate_path, certificate_pem.as_bytes())] {
-                    write_private(path, content)
-                        .map_err(|source| AuthorityError::File { path: path.clone(), source })?;
+                for (path, content) in [
+                    (&key_path, key_pem.as_bytes()),
+                    (&certificate_path, certificate_pem.as_bytes()),
+                ] {
+                    write_private(path, content).map_err(|source| AuthorityError::File {
+                        path: path.clone(),
+                        source,
+                    })?;
                 }
             }
             (true, false) => return Err(AuthorityError::HalfAuthority { path: certificate_path }),
@@ -122,8 +127,8 @@ impl Authority {
 
     fn from_pem(certificate_pem: String, key_pem: &str) -> Result<Self, AuthorityError> {
         let key = KeyPair::from_pem(key_pem).map_err(certificate("parse the authority's key"))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(certificate("parse the authority's certificate"))?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
+            .map_err(certificate("parse the authority's certificate"))?;
         let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes())
             .map_err(|_| AuthorityError::Unreadable("the authority's PEM does not parse"))?;
         Ok(Self {
@@ -179,8 +184,8 @@ impl Authority {
         validity: Duration,
         now: SystemTime,
     ) -> Result<IssuedWorkerCertificate, AuthorityError> {
-        let request = CertificateSigningRequestParams::from_der(request)
-            .map_err(certificate("parse the certificate request"))?;
+        let request =
+            CertificateSigningRequestParams::from_der(request).map_err(certificate("parse the certificate request"))?;
         let signed = worker_params(identity, validity, now)?
             .signed_by(&request.public_key, &self.issuer)
             .map_err(certificate("sign a worker certificate"))?;
@@ -222,7 +227,13 @@ fn make_root(now: SystemTime) -> Result<(String, Zeroizing<String>), AuthorityEr
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(certificate("make the authority's key"))?;
     let mut params = CertificateParams::default();
     // Two installations must not have roots of the same name: verifiers look issuers up by name first.
-    let mark: String = key.subject_public_key_info().iter().rev().take(4).map(|octet| format!("{octet:02x}")).collect();
+    let mark: String = key
+        .subject_public_key_info()
+        .iter()
+        .rev()
+        .take(4)
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
     params.distinguished_name = distinguished_name(&format!("Trunkline CA {mark}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -244,7 +255,10 @@ fn certificate(operation: &'static str) -> impl FnOnce(rcgen::Error) -> Authorit
 }
 
 fn read(path: &Path) -> Result<String, AuthorityError> {
-    fs::read_to_string(path).map_err(|source| AuthorityError::File { path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| AuthorityError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -284,12 +298,23 @@ mod tests {
             .unwrap()
             .serialize_request(&key)
             .unwrap();
-        let identity = WorkerIdentity { worker: "edge-1".into(), enrollment: "e7".into() };
+        let identity = WorkerIdentity {
+            worker: "edge-1".into(),
+            enrollment: "e7".into(),
+        };
         let issued = authority.issue_worker(request.der(), &identity, DAY, now()).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(issued.chain_pem.as_bytes()).unwrap();
         assert_eq!(WorkerIdentity::from_certificate(&pem.contents), Some(identity));
         let leaf = pem.parse_x509().unwrap();
-        assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 2);
+        assert_eq!(
+            leaf.subject_alternative_name()
+                .unwrap()
+                .unwrap()
+                .value
+                .general_names
+                .len(),
+            2
+        );
         assert_eq!(issued.renew_after, now() + DAY * 2 / 3);
     }
 

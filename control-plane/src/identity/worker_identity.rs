@@ -20,7 +20,10 @@ pub struct WorkerIdentity {
 impl WorkerIdentity {
     /// The URIs that carry it.
     pub fn uris(&self) -> [String; 2] {
-        [format!("{WORKER_URI}{}", self.worker), format!("{ENROLLMENT_URI}{}", self.enrollment)]
+        [
+            format!("{WORKER_URI}{}", self.worker),
+            format!("{ENROLLMENT_URI}{}", self.enrollment),
+        ]
     }
 
     /// Reads it from a certificate that was verified against the managed CA; `None` when it is not a worker's.
