@@ -6,6 +6,10 @@
 pub mod codec;
 pub mod demux;
 pub mod negotiate;
+pub mod g711;
+pub mod latch;
+pub mod stats;
+pub mod tone;
 pub mod packet;
 pub mod rtcp;
 pub mod rtp;

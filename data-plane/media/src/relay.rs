@@ -5,8 +5,21 @@
 //! where it goes. A packet of leg A can only leave on leg B and the other way round.
 
 mod config;
+mod report;
+mod session;
+mod side;
+mod snapshot;
+mod verdict;
 
 pub use config::{
     Component, Direction, IdleTimers, LegConfig, LegId, LocalPort, MAX_STREAMS, MediaPath, PayloadMap, PayloadRule,
     PerLeg, PortId, RemoteMedia, SessionConfig, SourcePolicy, SrtpParams, StreamConfig, StreamLeg,
 };
+pub use report::{LegStats, RemoteReport, Traffic};
+pub use session::{IdleLeg, RelaySession};
+pub use side::OLD_KEY_GRACE;
+pub use snapshot::{LegSnapshot, RelaySnapshot};
+pub use verdict::{DropCounts, DropReason, Verdict};
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ mod unprotect;
 
 use thiserror::Error;
 
+pub(crate) use index::{ReplayWindow, Standing};
 pub use index::{SrtpSnapshot, SsrcSnapshot};
 pub use key::{Mki, SrtpKey};
 pub use protect::{MAX_SEND_SSRCS, Protect};

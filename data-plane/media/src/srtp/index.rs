@@ -5,18 +5,18 @@ use smallvec::SmallVec;
 use crate::rtp::SeqNo;
 
 /// Width of the replay window in packets; the RFC asks for at least 64.
-pub(super) const WINDOW: u64 = 128;
+pub(crate) const WINDOW: u64 = 128;
 
 /// Which of the last [`WINDOW`] indices were seen. Bit 0 is the highest.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ReplayWindow {
+pub(crate) struct ReplayWindow {
     highest: u64,
     seen: u128,
 }
 
 /// Where an index stands relative to a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// Above everything seen.
     Newest,
     /// Inside the window, not seen.
@@ -27,7 +27,7 @@ pub(super) enum Standing {
 
 impl ReplayWindow {
     /// A window whose only seen index is `first`.
-    pub(super) fn starting_at(first: u64) -> Self {
+    pub(crate) fn starting_at(first: u64) -> Self {
         Self {
             highest: first,
             seen: 1,
@@ -35,18 +35,18 @@ impl ReplayWindow {
     }
 
     /// A window that refuses everything up to and including `highest`: what is known after a restore.
-    pub(super) fn closed_at(highest: u64) -> Self {
+    pub(crate) fn closed_at(highest: u64) -> Self {
         Self {
             highest,
             seen: u128::MAX,
         }
     }
 
-    pub(super) fn highest(&self) -> u64 {
+    pub(crate) fn highest(&self) -> u64 {
         self.highest
     }
 
-    pub(super) fn standing(&self, index: u64) -> Standing {
+    pub(crate) fn standing(&self, index: u64) -> Standing {
         if index > self.highest {
             return Standing::Newest;
         }
@@ -59,7 +59,7 @@ impl ReplayWindow {
     }
 
     /// Marks an index whose [`standing`](Self::standing) is not `Refused`.
-    pub(super) fn mark(&mut self, index: u64) {
+    pub(crate) fn mark(&mut self, index: u64) {
         if index > self.highest {
             let ahead = index - self.highest;
             self.seen = if ahead < WINDOW { (self.seen << ahead) | 1 } else { 1 };

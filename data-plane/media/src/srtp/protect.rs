@@ -67,12 +67,10 @@ impl Protect {
         &self.key
     }
 
-    /// Takes a new key and goes on counting: rollover counters are not reset by re-keying (RFC 3711 §3.3.1). For a new
-    /// key together with a new remote address make a new sender instead (RFC 4568 §7.1.4).
-    pub fn rekey(&mut self, key: &SrtpKey) {
-        self.key = key.clone();
-        self.rtp = RtpCipher::new(key);
-        self.rtcp = RtcpCipher::new(key);
+    /// Goes on counting where `predecessor`, a sender of the same stream under another key, stands: rollover counters are not
+    /// reset by re-keying (RFC 3711 §3.3.1). For a new key together with a new remote address leave it (RFC 4568 §7.1.4).
+    pub fn continue_from(&mut self, predecessor: &Self) {
+        self.sources = predecessor.sources.clone();
     }
 
     /// Protects an RTP packet and returns its index. Its sequence number may change, see the type.

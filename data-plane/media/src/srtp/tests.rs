@@ -437,7 +437,8 @@ fn after_a_new_key_both_a_kept_and_a_reset_rollover_counter_are_understood() {
         if peer_resets {
             tx = Protect::new(&fresh);
         } else {
-            tx.rekey(&fresh);
+            let predecessor = std::mem::replace(&mut tx, Protect::new(&fresh));
+            tx.continue_from(&predecessor);
         }
         run(&mut tx, &mut rx, 9, 2 * 65_536 + 10, 10);
     }
@@ -447,8 +448,9 @@ fn after_a_new_key_both_a_kept_and_a_reset_rollover_counter_are_understood() {
 fn a_rekeyed_sender_keeps_its_rollover_counter() {
     let (mut tx, mut rx) = pair(SUITE);
     run(&mut tx, &mut rx, 9, 65_530, 20);
-    tx.rekey(&key(SUITE, 9));
-    assert_eq!(tx.snapshot().ssrcs[0].rtp, Some(SeqNo::new(1, 13)));
+    let mut successor = Protect::new(&key(SUITE, 9));
+    successor.continue_from(&tx);
+    assert_eq!(successor.snapshot().ssrcs[0].rtp, Some(SeqNo::new(1, 13)));
 }
 
 #[test]
