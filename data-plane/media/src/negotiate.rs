@@ -17,6 +17,7 @@
 //! * Attributes nobody here knows are left out, bandwidth lines and a few that describe the audio itself pass.
 
 mod agreed;
+mod answers;
 mod crypto;
 mod error;
 mod formats;
@@ -25,9 +26,6 @@ mod ports;
 mod remote;
 mod render;
 mod steps;
-
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 

@@ -1,1 +1,0 @@
-//! Tests of offer/answer through the edge.
