@@ -117,8 +117,8 @@ pub enum Effect {
     Confirmed,
     /// Over for both peers: nothing has to be sent.
     Terminated,
-    /// One peer has lost the call or cannot be reached; the other may not know: send BYE where it may help
-    /// (RFC 3261 §12.2.1.2, RFC 5057 §5.1).
+    /// One peer has lost the call or cannot be reached, and the other may not know (RFC 3261 §12.2.1.2, RFC 5057 §5.1):
+    /// send BYE where it may help, then [`Dialog::terminate`]. The state is left alone until then.
     Failed,
 }
 
@@ -323,7 +323,7 @@ impl Dialog {
             self.take_refresh(requester, response.cseq_number());
         }
         let effect = failure::effect(method, status);
-        if matches!(effect, Effect::Terminated | Effect::Failed) {
+        if effect == Effect::Terminated {
             self.state = DialogState::Terminated;
         }
         effect

@@ -610,4 +610,4 @@ fn uses_reserve(method: &Method) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -18,7 +18,7 @@ pub(crate) fn epoch() -> Instant {
     Instant::now()
 }
 
-pub(super) fn seconds(seconds: f64) -> Duration {
+pub(crate) fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
