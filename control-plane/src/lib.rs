@@ -14,3 +14,4 @@
 pub mod identity;
 pub mod metrics;
 pub mod store;
+pub mod stream;
