@@ -1,0 +1,1 @@
+//! protobuf to domain and back.
