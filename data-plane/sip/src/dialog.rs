@@ -140,8 +140,15 @@ impl DialogId {
     /// From Call-ID and the two tags, in any order. Compared byte by byte (RFC 3261 §8.1.1.4, §19.3).
     #[must_use]
     pub fn new(call_id: &str, one_tag: &str, other_tag: &str) -> Self {
-        let tags = if one_tag <= other_tag { [one_tag, other_tag] } else { [other_tag, one_tag] };
-        Self { call_id: call_id.into(), tags: tags.map(Into::into) }
+        let tags = if one_tag <= other_tag {
+            [one_tag, other_tag]
+        } else {
+            [other_tag, one_tag]
+        };
+        Self {
+            call_id: call_id.into(),
+            tags: tags.map(Into::into),
+        }
     }
 
     /// The dialog a message belongs to; `None` when a tag is missing, which is what a request outside of any dialog
@@ -203,7 +210,10 @@ impl Dialog {
                 address: invite.line(HeaderName::From).unwrap_or_default().into(),
                 tag: caller_tag.into(),
                 target: contact(invite)?,
-                route_set: checked_routes(invite)?.into_iter().map(|(value, _)| value.into()).collect(),
+                route_set: checked_routes(invite)?
+                    .into_iter()
+                    .map(|(value, _)| value.into())
+                    .collect(),
                 cseq: caller_cseq,
             },
             callee: Peer {
@@ -296,13 +306,18 @@ impl Dialog {
         let cseq = &mut self.peer_mut(sender).cseq;
         let order = cseq.observe(request.method(), request.cseq_number());
         let cseq = cseq.forward(request.cseq_number());
-        if order == Order::New && refreshes_target(request.method()) {
-            if let Ok(Some(target)) = contact(request) {
-                if self.refreshes.len() == PENDING_REFRESHES {
-                    self.refreshes.remove(0);
-                }
-                self.refreshes.push(PendingRefresh { requester: sender, cseq, target });
+        if order == Order::New
+            && refreshes_target(request.method())
+            && let Ok(Some(target)) = contact(request)
+        {
+            if self.refreshes.len() == PENDING_REFRESHES {
+                self.refreshes.remove(0);
             }
+            self.refreshes.push(PendingRefresh {
+                requester: sender,
+                cseq,
+                target,
+            });
         }
         Passing { order, cseq }
     }
@@ -385,19 +400,29 @@ impl Dialog {
 /// Target refresh requests that move the INVITE usage: re-INVITE and UPDATE (RFC 3261 §12.2, RFC 3311 §5.1). SUBSCRIBE,
 /// NOTIFY and REFER refresh the target as well (RFC 6665 §4.4.1, RFC 3515 §2.4).
 fn refreshes_target(method: &Method) -> bool {
-    matches!(method, Method::Invite | Method::Update | Method::Subscribe | Method::Notify | Method::Refer)
+    matches!(
+        method,
+        Method::Invite | Method::Update | Method::Subscribe | Method::Notify | Method::Refer
+    )
 }
 
 /// The first Contact; `None` when there is none or it is `*`.
 fn contact(message: &Fields) -> Result<Option<UriBuf>, HeaderError> {
     let first = message.contacts().next().transpose()?;
-    Ok(first.as_ref().and_then(Contact::address).map(|address| address.uri().to_buf()))
+    Ok(first
+        .as_ref()
+        .and_then(Contact::address)
+        .map(|address| address.uri().to_buf()))
 }
 
 /// Record-Route values with their addresses, top first.
 fn checked_routes(message: &Fields) -> Result<Vec<(&[u8], NameAddr<'_>)>, HeaderError> {
     let addresses = message.addresses(HeaderName::RecordRoute);
-    message.values(HeaderName::RecordRoute).zip(addresses).map(|(value, address)| Ok((value, address?))).collect()
+    message
+        .values(HeaderName::RecordRoute)
+        .zip(addresses)
+        .map(|(value, address)| Ok((value, address?)))
+        .collect()
 }
 
 /// The Record-Route values above ours, nearest to us first. Without any of ours the callee broke RFC 3261 §12.1.1, and

@@ -113,7 +113,12 @@ impl TimerConfig {
         if t4 < Duration::from_millis(1) || t4 > limit {
             return Err(TimerConfigError::T4(t4));
         }
-        Ok(Self { t1, t2, t4, ..Self::default() })
+        Ok(Self {
+            t1,
+            t2,
+            t4,
+            ..Self::default()
+        })
     }
 
     /// The same timers with another timer C, above 180 s and up to 3600 s.
@@ -198,13 +203,19 @@ impl Backoff {
     /// Starts at `first` and doubles up to `cap` (timers E and G).
     #[must_use]
     pub fn capped(first: Duration, cap: Duration) -> Self {
-        Self { interval: first.min(cap), cap }
+        Self {
+            interval: first.min(cap),
+            cap,
+        }
     }
 
     /// Starts at `first` and doubles for ever (timer A).
     #[must_use]
     pub fn uncapped(first: Duration) -> Self {
-        Self { interval: first, cap: Duration::MAX }
+        Self {
+            interval: first,
+            cap: Duration::MAX,
+        }
     }
 
     /// The interval to wait now.
@@ -216,7 +227,10 @@ impl Backoff {
     /// The same series, one retransmission later.
     #[must_use]
     pub fn next(self) -> Self {
-        Self { interval: self.interval.saturating_mul(2).min(self.cap), cap: self.cap }
+        Self {
+            interval: self.interval.saturating_mul(2).min(self.cap),
+            cap: self.cap,
+        }
     }
 }
 
@@ -262,7 +276,12 @@ mod tests {
 
     #[test]
     fn timer_d_never_falls_below_32_seconds() {
-        let fast = TimerConfig::new(Duration::from_millis(10), Duration::from_secs(1), Duration::from_secs(1)).unwrap();
+        let fast = TimerConfig::new(
+            Duration::from_millis(10),
+            Duration::from_secs(1),
+            Duration::from_secs(1),
+        )
+        .unwrap();
         assert_eq!(fast.transaction_timeout(), Duration::from_millis(640));
         assert_eq!(fast.timer_d(), Duration::from_secs(32));
     }
@@ -279,7 +298,10 @@ mod tests {
             TimerConfig::new(second, Duration::from_millis(999), second),
             Err(TimerConfigError::T2(Duration::from_millis(999)))
         );
-        assert_eq!(TimerConfig::new(second, second, Duration::ZERO), Err(TimerConfigError::T4(Duration::ZERO)));
+        assert_eq!(
+            TimerConfig::new(second, second, Duration::ZERO),
+            Err(TimerConfigError::T4(Duration::ZERO))
+        );
         let three_minutes = Duration::from_secs(180);
         assert_eq!(
             TimerConfig::default().with_timer_c(three_minutes),
@@ -300,7 +322,14 @@ mod tests {
         };
         let half = Duration::from_millis(500);
         assert_eq!(series(Backoff::uncapped(half), 6), [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]);
-        assert_eq!(series(Backoff::capped(half, Duration::from_secs(4)), 6), [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]);
-        assert_eq!(Backoff::uncapped(Duration::MAX).next().interval(), Duration::MAX, "saturates");
+        assert_eq!(
+            series(Backoff::capped(half, Duration::from_secs(4)), 6),
+            [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
+        );
+        assert_eq!(
+            Backoff::uncapped(Duration::MAX).next().interval(),
+            Duration::MAX,
+            "saturates"
+        );
     }
 }

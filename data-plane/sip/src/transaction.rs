@@ -37,7 +37,6 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
-use thiserror::Error;
 
 use crate::message::{Message, Request, Response};
 use crate::method::Method;
@@ -49,6 +48,7 @@ use crate::write::{self, RequestBuilder};
 mod action;
 mod client_invite;
 mod client_non_invite;
+mod exchange;
 mod key;
 mod machine;
 mod server_invite;
@@ -57,6 +57,7 @@ mod stats;
 mod table;
 mod timer_queue;
 
+pub use exchange::{Cancel, ClientRequest, Event, RequestOutcome, RespondError, ResponseOutcome, SendError, Transmit};
 pub use key::{RequestKey, ResponseKey, Rfc2543Key};
 pub use stats::Stats;
 
@@ -94,140 +95,11 @@ pub struct TransactionsConfig {
 impl Default for TransactionsConfig {
     /// RFC timers and 131072 transactions: 2,000 calls per second on UDP, each live for about 32 s on both sides.
     fn default() -> Self {
-        Self { timers: TimerConfig::default(), capacity: 1 << 17 }
+        Self {
+            timers: TimerConfig::default(),
+            capacity: 1 << 17,
+        }
     }
-}
-
-/// A request to send in a new client transaction.
-#[derive(Debug, Clone)]
-pub struct ClientRequest<'a, D> {
-    /// The method of the request line; ACK has no client transaction.
-    pub method: &'a Method,
-    /// The branch of the top Via of `bytes`, unique over all requests but a CANCEL, which has that of its INVITE.
-    pub branch: &'a [u8],
-    /// The whole message; kept, not copied, while it may have to be retransmitted or acknowledged.
-    pub bytes: Bytes,
-    /// Where to send it, and every retransmission of it.
-    pub destination: D,
-    /// Whether that transport retransmits by itself.
-    pub reliability: Reliability,
-}
-
-/// Bytes for the transport.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit<D> {
-    /// The token the caller gave with the request.
-    pub destination: D,
-    /// One whole message.
-    pub bytes: Bytes,
-    /// Whom to name in [`Transactions::handle_transport_error`]; may be gone by then, which is no error.
-    pub transaction: TransactionId,
-}
-
-/// What a received request is. The caller still holds the message.
-#[must_use = "every outcome asks something of the caller"]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestOutcome {
-    /// A new request: answer it with [`Transactions::respond`].
-    New(ServerTransactionId),
-    /// A retransmission or an ACK for a 300-699. Nothing to do; an answer, if one is due, is in the transmit queue.
-    Absorbed,
-    /// An ACK for the transaction user: one for a 2xx. It names the INVITE when it came on the branch of an accepted one;
-    /// normally it has a branch of its own and is `None` (RFC 6026 §7.1).
-    Ack(Option<ServerTransactionId>),
-    /// A new CANCEL (RFC 3261 §9.2): answer `transaction` with 200 when there is an `invite`, with 481 when there is
-    /// none. When the INVITE has no final response yet ([`Transactions::is_pending`]), cancel its branches.
-    Cancel {
-        /// The transaction of the CANCEL itself.
-        transaction: ServerTransactionId,
-        /// The INVITE it is for.
-        invite: Option<ServerTransactionId>,
-    },
-    /// The table is full; nothing was stored. Answer statelessly with 503 or drop.
-    Overloaded,
-}
-
-/// What a received response is. The caller still holds the message.
-#[must_use = "a delivered response belongs to the transaction user"]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResponseOutcome {
-    /// For the transaction user that started this client transaction. A 300-699 to INVITE is acknowledged already. On a
-    /// reliable transport a final response is the end: [`Event::Terminated`] may wait already, and the id be dead.
-    Deliver(ClientTransactionId),
-    /// A retransmission, answered where it has to be.
-    Absorbed,
-    /// No client transaction waits for it: drop it, never forward it (RFC 6026 §7.3, §8.10).
-    Unmatched,
-}
-
-/// What the transaction user learns apart from messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// No final response in time (timer B or F, or 64*T1 after a CANCEL). For an INVITE act as on a 408; for anything
-    /// else send nothing upstream (RFC 4320 §4.2).
-    Timeout(ClientTransactionId),
-    /// No final response within timer C (RFC 3261 §16.8): send a CANCEL now, built from
-    /// [`Transactions::request`]; the INVITE has another 64*T1 for its final response.
-    TimerC(ClientTransactionId),
-    /// The first provisional response to an INVITE came after [`Cancel::AfterProvisional`]: send the CANCEL now, built
-    /// from [`Transactions::request`].
-    CancelDue(ClientTransactionId),
-    /// Send a 100 (Trying) now: after 200 ms for an INVITE (a caller that knows it will take longer sends it at once),
-    /// when RFC 4320 §4.1 asks for it otherwise.
-    TryingDue(ServerTransactionId),
-    /// A 300-699 was never acknowledged (timer H).
-    AckMissing(ServerTransactionId),
-    /// The transaction user never answered: 64*T1 for a non-INVITE, whose client gave up as well, 1 hour for an INVITE.
-    Unanswered(ServerTransactionId),
-    /// The transport could not send: act as on a 503 (RFC 3261 §8.1.3.1). An INVITE server transaction lives on
-    /// (RFC 6026 §7.1), every other one is terminated.
-    TransportError(TransactionId),
-    /// The transaction is gone and its id is dead. The last event of every transaction.
-    Terminated(TransactionId),
-}
-
-/// What became of the wish to cancel an INVITE (RFC 3261 §9.1).
-#[must_use = "the CANCEL is sent by the caller"]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cancel {
-    /// Send a CANCEL now, built from this INVITE as it was sent.
-    Now(Bytes),
-    /// No provisional response yet: [`Event::CancelDue`] will come with it, unless a final response comes first.
-    AfterProvisional,
-    /// Nothing to cancel: not an INVITE, already cancelled, already answered, or gone.
-    NotPossible,
-}
-
-/// Why a request was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum SendError {
-    /// The table is full.
-    #[error("transaction table is full")]
-    Overloaded,
-    /// A client transaction with this branch and method is live.
-    #[error("branch is in use by a live client transaction of the same method")]
-    BranchInUse,
-    /// An ACK is no transaction: one for a 2xx goes to the transport directly (RFC 3261 §13.2.2.4).
-    #[error("ACK has no client transaction")]
-    Ack,
-}
-
-/// Why a response was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum RespondError {
-    /// The transaction is gone; a late response must not be sent (RFC 4320 §4.2, RFC 6026 §7.1).
-    #[error("server transaction is gone")]
-    Gone,
-    /// A final response was sent before. An INVITE that got a 2xx still takes more of them.
-    #[error("a final response was sent before")]
-    AlreadyFinal,
-    /// No provisional response but 100 to a non-INVITE, and that not before [`Event::TryingDue`] on an unreliable
-    /// transport (RFC 4320 §4.1).
-    #[error("provisional response to a non-INVITE request is forbidden or too early")]
-    Provisional,
-    /// No 408 to a non-INVITE (RFC 4320 §4.2).
-    #[error("408 to a non-INVITE request is forbidden")]
-    RequestTimeout,
 }
 
 /// Every live transaction of one shard. `D` says where bytes go, in whatever terms the caller thinks of that.
@@ -302,7 +174,9 @@ impl<D: Clone> Transactions<D> {
     /// Whether a server transaction still waits for its final response.
     #[must_use]
     pub fn is_pending(&self, id: ServerTransactionId) -> bool {
-        self.table.get(id.0).is_some_and(|transaction| transaction.machine.is_pending())
+        self.table
+            .get(id.0)
+            .is_some_and(|transaction| transaction.machine.is_pending())
     }
 
     /// Where the responses of a server transaction, or the request of a client transaction, go.
@@ -322,10 +196,16 @@ impl<D: Clone> Transactions<D> {
         destination: D,
         reliability: Reliability,
     ) -> RequestOutcome {
-        let matched_method = if *key.method == Method::Ack { &Method::Invite } else { key.method };
+        let matched_method = if *key.method == Method::Ack {
+            &Method::Invite
+        } else {
+            key.method
+        };
         key::write_server(&mut self.key, &key, matched_method);
         if let Some(handle) = self.table.find(&self.key) {
-            let passed = self.step(now, handle, |machine, context| machine.request_again(*key.method == Method::Ack, context));
+            let passed = self.step(now, handle, |machine, context| {
+                machine.request_again(*key.method == Method::Ack, context)
+            });
             return if passed {
                 RequestOutcome::Ack(Some(ServerTransactionId(handle)))
             } else {
@@ -339,10 +219,20 @@ impl<D: Clone> Transactions<D> {
         if !self.has_room(key.method) {
             return RequestOutcome::Overloaded;
         }
-        let context = Context { timers: &self.config.timers, reliability };
+        let context = Context {
+            timers: &self.config.timers,
+            reliability,
+        };
         let (machine, actions) = Machine::receive(key.method, context);
-        let transaction = Transaction { machine, destination, reliability };
-        let handle = self.table.insert(&self.key, transaction).expect("the key was looked up and not found");
+        let transaction = Transaction {
+            machine,
+            destination,
+            reliability,
+        };
+        let handle = self
+            .table
+            .insert(&self.key, transaction)
+            .expect("the key was looked up and not found");
         self.perform(now, handle, actions);
         let transaction = ServerTransactionId(handle);
         match key.method {
@@ -353,7 +243,10 @@ impl<D: Clone> Transactions<D> {
             Method::Cancel => {
                 self.stats.server_non_invite += 1;
                 key::write_server(&mut self.key, &key, &Method::Invite);
-                RequestOutcome::Cancel { transaction, invite: self.table.find(&self.key).map(ServerTransactionId) }
+                RequestOutcome::Cancel {
+                    transaction,
+                    invite: self.table.find(&self.key).map(ServerTransactionId),
+                }
             }
             _ => {
                 self.stats.server_non_invite += 1;
@@ -378,7 +271,9 @@ impl<D: Clone> Transactions<D> {
             self.stats.responses_unmatched += 1;
             return ResponseOutcome::Unmatched;
         };
-        if self.step(now, handle, |machine, context| machine.response(status, build_ack, context)) {
+        if self.step(now, handle, |machine, context| {
+            machine.response(status, build_ack, context)
+        }) {
             ResponseOutcome::Deliver(ClientTransactionId(handle))
         } else {
             self.stats.responses_absorbed += 1;
@@ -421,7 +316,13 @@ impl<D: Clone> Transactions<D> {
         now: Instant,
         request: ClientRequest<'_, D>,
     ) -> Result<ClientTransactionId, SendError> {
-        let ClientRequest { method, branch, bytes, destination, reliability } = request;
+        let ClientRequest {
+            method,
+            branch,
+            bytes,
+            destination,
+            reliability,
+        } = request;
         if *method == Method::Ack {
             return Err(SendError::Ack);
         }
@@ -429,10 +330,20 @@ impl<D: Clone> Transactions<D> {
             return Err(SendError::Overloaded);
         }
         key::write_client(&mut self.key, method, branch);
-        let context = Context { timers: &self.config.timers, reliability };
+        let context = Context {
+            timers: &self.config.timers,
+            reliability,
+        };
         let (machine, actions) = Machine::send(method, bytes, context);
-        let transaction = Transaction { machine, destination, reliability };
-        let handle = self.table.insert(&self.key, transaction).map_err(|_| SendError::BranchInUse)?;
+        let transaction = Transaction {
+            machine,
+            destination,
+            reliability,
+        };
+        let handle = self
+            .table
+            .insert(&self.key, transaction)
+            .map_err(|_| SendError::BranchInUse)?;
         if *method == Method::Invite {
             self.stats.client_invite += 1;
         } else {
@@ -458,7 +369,9 @@ impl<D: Clone> Transactions<D> {
 
     /// The transaction user wants an INVITE of its own cancelled.
     pub fn cancel(&mut self, now: Instant, id: ClientTransactionId) -> Cancel {
-        let Some(transaction) = self.table.get(id.0) else { return Cancel::NotPossible };
+        let Some(transaction) = self.table.get(id.0) else {
+            return Cancel::NotPossible;
+        };
         let decision = transaction.machine.cancel_decision();
         if decision != Cancel::NotPossible {
             self.step(now, id.0, Machine::cancel);
@@ -476,7 +389,11 @@ impl<D: Clone> Transactions<D> {
 
     fn has_room(&mut self, method: &Method) -> bool {
         let capacity = self.config.capacity as usize;
-        let limit = if uses_reserve(method) { capacity + capacity / 8 + 1 } else { capacity };
+        let limit = if uses_reserve(method) {
+            capacity + capacity / 8 + 1
+        } else {
+            capacity
+        };
         let room = self.table.len() < limit;
         self.stats.overloaded += u64::from(!room);
         room
@@ -490,8 +407,13 @@ impl<D: Clone> Transactions<D> {
         handle: Handle,
         transition: impl FnOnce(Machine, Context<'_>) -> (Machine, Actions),
     ) -> bool {
-        let Some(transaction) = self.table.get_mut(handle) else { return false };
-        let context = Context { timers: &self.config.timers, reliability: transaction.reliability };
+        let Some(transaction) = self.table.get_mut(handle) else {
+            return false;
+        };
+        let context = Context {
+            timers: &self.config.timers,
+            reliability: transaction.reliability,
+        };
         let (machine, actions) = transition(transaction.machine.take(), context);
         transaction.machine = machine;
         self.perform(now, handle, actions)
@@ -512,7 +434,11 @@ impl<D: Clone> Transactions<D> {
                 Action::Inform(notice) => self.inform(handle, notice),
             }
         }
-        if self.table.get(handle).is_some_and(|transaction| transaction.machine.is_terminated()) {
+        if self
+            .table
+            .get(handle)
+            .is_some_and(|transaction| transaction.machine.is_terminated())
+        {
             self.terminate(handle);
         }
         passed
@@ -521,7 +447,11 @@ impl<D: Clone> Transactions<D> {
     fn transmit(&mut self, handle: Handle, bytes: Bytes) {
         if let Some(transaction) = self.table.get(handle) {
             let destination = transaction.destination.clone();
-            self.transmits.push_back(Transmit { destination, bytes, transaction: transaction.id(handle) });
+            self.transmits.push_back(Transmit {
+                destination,
+                bytes,
+                transaction: transaction.id(handle),
+            });
         }
     }
 
@@ -530,7 +460,11 @@ impl<D: Clone> Transactions<D> {
             self.stats.retransmissions_dropped += 1;
             return;
         }
-        match self.table.get(handle).map(|transaction| transaction.machine.retransmits_request()) {
+        match self
+            .table
+            .get(handle)
+            .map(|transaction| transaction.machine.retransmits_request())
+        {
             Some(true) => self.stats.requests_retransmitted += 1,
             _ => self.stats.answers_retransmitted += 1,
         }
@@ -539,7 +473,9 @@ impl<D: Clone> Transactions<D> {
 
     fn inform(&mut self, handle: Handle, notice: Notice) {
         let (client, server) = (ClientTransactionId(handle), ServerTransactionId(handle));
-        let Some(id) = self.table.get(handle).map(|transaction| transaction.id(handle)) else { return };
+        let Some(id) = self.table.get(handle).map(|transaction| transaction.id(handle)) else {
+            return;
+        };
         let (counter, event) = match notice {
             Notice::Timeout => (Some(&mut self.stats.timeouts), Event::Timeout(client)),
             Notice::TimerC => (Some(&mut self.stats.timer_c), Event::TimerC(client)),
@@ -606,7 +542,10 @@ fn sent_request(bytes: &Bytes) -> Option<Request> {
 
 /// Requests inside calls that were let in before.
 fn uses_reserve(method: &Method) -> bool {
-    matches!(method, Method::Bye | Method::Cancel | Method::Prack | Method::Update | Method::Info | Method::Notify)
+    matches!(
+        method,
+        Method::Bye | Method::Cancel | Method::Prack | Method::Update | Method::Info | Method::Notify
+    )
 }
 
 #[cfg(test)]

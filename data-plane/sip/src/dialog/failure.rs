@@ -64,14 +64,18 @@ mod tests {
             (&[405, 408, 480, 481], FailureScope::Usage),
             (
                 &[
-                    300, 302, 400, 401, 402, 403, 406, 407, 412, 413, 414, 415, 417, 420, 421, 422, 423, 428, 429, 436, 437,
-                    438, 483, 486, 487, 488, 489, 491, 493, 494, 500, 501, 503, 504, 505, 513, 580, 600, 603, 606,
+                    300, 302, 400, 401, 402, 403, 406, 407, 412, 413, 414, 415, 417, 420, 421, 422, 423, 428, 429, 436,
+                    437, 438, 483, 486, 487, 488, 489, 491, 493, 494, 500, 501, 503, 504, 505, 513, 580, 600, 603, 606,
                 ],
                 FailureScope::Transaction,
             ),
         ] {
             for code in codes {
-                assert_eq!(failure_scope(&Method::Invite, status(*code)), scope, "{code} to re-INVITE");
+                assert_eq!(
+                    failure_scope(&Method::Invite, status(*code)),
+                    scope,
+                    "{code} to re-INVITE"
+                );
             }
         }
         assert_eq!(failure_scope(&Method::Notify, status(489)), FailureScope::Usage);

@@ -114,17 +114,29 @@ struct Path {
 impl Path {
     fn new(peer: &Peer, target: &UriBuf) -> Result<Self, SyntaxError> {
         let Some((first, rest)) = peer.route_set.split_first() else {
-            return Ok(Self { request_uri: target.clone(), next_hop: target.clone(), routes: Vec::new() });
+            return Ok(Self {
+                request_uri: target.clone(),
+                next_hop: target.clone(),
+                routes: Vec::new(),
+            });
         };
         let first_uri = NameAddr::parse(first)?.uri();
         if first_uri.sip().is_some_and(|uri| uri.is_loose_router()) {
             let routes = peer.route_set.clone();
-            return Ok(Self { request_uri: target.clone(), next_hop: first_uri.to_buf(), routes });
+            return Ok(Self {
+                request_uri: target.clone(),
+                next_hop: first_uri.to_buf(),
+                routes,
+            });
         }
         let strict = as_request_uri(&first_uri)?;
         let mut routes = rest.to_vec();
         routes.push(format!("<{}>", target.as_str()).into_bytes().into());
-        Ok(Self { request_uri: strict.clone(), next_hop: strict, routes })
+        Ok(Self {
+            request_uri: strict.clone(),
+            next_hop: strict,
+            routes,
+        })
     }
 }
 
@@ -142,5 +154,8 @@ fn as_request_uri(uri: &Uri<'_>) -> Result<UriBuf, SyntaxError> {
 }
 
 fn is_method_param(param: &str) -> bool {
-    param.split('=').next().is_some_and(|name| name.eq_ignore_ascii_case("method"))
+    param
+        .split('=')
+        .next()
+        .is_some_and(|name| name.eq_ignore_ascii_case("method"))
 }

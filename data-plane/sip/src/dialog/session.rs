@@ -31,7 +31,11 @@ impl SessionTimer {
             Some(Refresher::Uac) | None => requester,
         };
         let interval = Duration::from_secs(expires.seconds.max(SHORTEST).into());
-        Some(Self { interval, refresher, agreed_at: now })
+        Some(Self {
+            interval,
+            refresher,
+            agreed_at: now,
+        })
     }
 
     /// The session interval, at least 90 s.

@@ -48,7 +48,10 @@ fn response(status: &str, cseq: &str, extra: &str) -> Response {
 
 /// A request within the dialog; Alice's unless the tags are turned round.
 fn within(from_callee: bool, cseq: &str, extra: &str) -> Request {
-    let (alice, bob) = ("<sip:alice@atlanta.example>;tag=9fxced76sl", "<sip:bob@biloxi.example>;tag=314159");
+    let (alice, bob) = (
+        "<sip:alice@atlanta.example>;tag=9fxced76sl",
+        "<sip:bob@biloxi.example>;tag=314159",
+    );
     let (from, to) = if from_callee { (bob, alice) } else { (alice, bob) };
     let method = cseq.split(' ').nth(1).unwrap();
     request(&format!(
@@ -62,7 +65,11 @@ fn is_ours(uri: &Uri<'_>) -> bool {
 }
 
 fn accepted(extra: &str) -> Response {
-    response("200 OK", "2 INVITE", &format!("{ROUTES}Contact: <sip:bob@client.biloxi.example>\n{extra}"))
+    response(
+        "200 OK",
+        "2 INVITE",
+        &format!("{ROUTES}Contact: <sip:bob@client.biloxi.example>\n{extra}"),
+    )
 }
 
 fn dialog() -> Dialog {
@@ -70,7 +77,10 @@ fn dialog() -> Dialog {
 }
 
 fn texts<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Vec<&'a str> {
-    values.into_iter().map(|value| std::str::from_utf8(value).unwrap()).collect()
+    values
+        .into_iter()
+        .map(|value| std::str::from_utf8(value).unwrap())
+        .collect()
 }
 
 fn originated(dialog: &mut Dialog, to: Side, method: Method) -> Originated {
@@ -112,7 +122,10 @@ fn without_our_record_route_the_contact_is_all_there_is() {
     let stripped = response("200 OK", "2 INVITE", "Contact: <sip:bob@client.biloxi.example>\n");
     let mut dialog = Dialog::establish(epoch(), &request(INVITE), &stripped, is_ours).unwrap();
     let bye = originated(&mut dialog, Side::Callee, Method::Bye);
-    assert_eq!((bye.routes.len(), bye.next_hop.as_str()), (0, "sip:bob@client.biloxi.example"));
+    assert_eq!(
+        (bye.routes.len(), bye.next_hop.as_str()),
+        (0, "sip:bob@client.biloxi.example")
+    );
 }
 
 #[test]
@@ -120,14 +133,26 @@ fn only_a_tagged_101_to_299_establishes() {
     let establish = |response: &Response| {
         Dialog::establish(epoch(), &request(INVITE), response, is_ours).map(|dialog| dialog.state())
     };
-    assert_eq!(establish(&response("180 Ringing", "2 INVITE", "")), Ok(DialogState::Early));
-    assert_eq!(establish(&response("100 Trying", "2 INVITE", "")), Err(EstablishError::NotEstablishing));
-    assert_eq!(establish(&response("486 Busy Here", "2 INVITE", "")), Err(EstablishError::NotEstablishing));
+    assert_eq!(
+        establish(&response("180 Ringing", "2 INVITE", "")),
+        Ok(DialogState::Early)
+    );
+    assert_eq!(
+        establish(&response("100 Trying", "2 INVITE", "")),
+        Err(EstablishError::NotEstablishing)
+    );
+    assert_eq!(
+        establish(&response("486 Busy Here", "2 INVITE", "")),
+        Err(EstablishError::NotEstablishing)
+    );
     let untagged = message(
         "SIP/2.0 180 Ringing\nVia: SIP/2.0/UDP us.example;branch=z9hG4bKus\nFrom: <sip:a@b>;tag=1\nTo: <sip:c@d>\n\
          Call-ID: 3848276298220188511@atlanta.example\nCSeq: 2 INVITE\nContent-Length: 0\n\n",
     );
-    assert_eq!(establish(untagged.response().unwrap()), Err(EstablishError::NoTag(HeaderName::To)));
+    assert_eq!(
+        establish(untagged.response().unwrap()),
+        Err(EstablishError::NoTag(HeaderName::To))
+    );
     let broken = response("180 Ringing", "2 INVITE", "Record-Route: <sip:\n");
     assert!(matches!(establish(&broken), Err(EstablishError::Header(_))));
 }
@@ -157,7 +182,10 @@ fn a_bye_to_the_callee_speaks_for_the_caller() {
 fn a_bye_to_the_caller_speaks_for_the_callee() {
     let mut dialog = dialog();
     let bye = originated(&mut dialog, Side::Caller, Method::Bye);
-    assert_eq!(bye.request_uri.as_str(), "sip:alice@client.atlanta.example;transport=tcp");
+    assert_eq!(
+        bye.request_uri.as_str(),
+        "sip:alice@client.atlanta.example;transport=tcp"
+    );
     assert_eq!(texts(bye.routes.iter().map(|route| &**route)), ["<sip:p1.example;lr>"]);
     assert_eq!(&*bye.from, b"Bob <sip:bob@biloxi.example>;tag=314159");
     assert_eq!(&*bye.to, b"Alice <sip:alice@atlanta.example>;tag=9fxced76sl");
@@ -166,10 +194,17 @@ fn a_bye_to_the_caller_speaks_for_the_callee() {
 
 #[test]
 fn a_strict_router_takes_the_place_of_the_target() {
-    let invite = request(&INVITE.replace("<sip:p1.example;lr>", "<sip:p1.example;method=BYE;x=1?h=v>, <sip:p0.example>"));
+    let invite = request(&INVITE.replace(
+        "<sip:p1.example;lr>",
+        "<sip:p1.example;method=BYE;x=1?h=v>, <sip:p0.example>",
+    ));
     let mut dialog = Dialog::establish(epoch(), &invite, &accepted(""), is_ours).unwrap();
     let bye = originated(&mut dialog, Side::Caller, Method::Bye);
-    assert_eq!(bye.request_uri.as_str(), "sip:p1.example;x=1", "RFC 3261 §19.1.1: no method, no headers");
+    assert_eq!(
+        bye.request_uri.as_str(),
+        "sip:p1.example;x=1",
+        "RFC 3261 §19.1.1: no method, no headers"
+    );
     assert_eq!(bye.next_hop, bye.request_uri);
     assert_eq!(
         texts(bye.routes.iter().map(|route| &**route)),
@@ -181,34 +216,71 @@ fn a_strict_router_takes_the_place_of_the_target() {
 fn what_cannot_be_sent_is_refused() {
     let ringing = response("180 Ringing", "2 INVITE", ROUTES);
     let mut early = Dialog::establish(epoch(), &request(INVITE), &ringing, is_ours).unwrap();
-    assert_eq!(early.originate(Side::Caller, Method::Bye), Err(OriginateError::EarlyBye));
-    assert_eq!(early.originate(Side::Callee, Method::Bye), Err(OriginateError::NoTarget), "no Contact in the 180");
+    assert_eq!(
+        early.originate(Side::Caller, Method::Bye),
+        Err(OriginateError::EarlyBye)
+    );
+    assert_eq!(
+        early.originate(Side::Callee, Method::Bye),
+        Err(OriginateError::NoTarget),
+        "no Contact in the 180"
+    );
     let mut dialog = dialog();
-    assert_eq!(dialog.originate(Side::Callee, Method::Cancel), Err(OriginateError::NotARequestOfItsOwn));
+    assert_eq!(
+        dialog.originate(Side::Callee, Method::Cancel),
+        Err(OriginateError::NotARequestOfItsOwn)
+    );
     dialog.terminate();
-    assert_eq!(dialog.originate(Side::Callee, Method::Bye), Err(OriginateError::Terminated));
+    assert_eq!(
+        dialog.originate(Side::Callee, Method::Bye),
+        Err(OriginateError::Terminated)
+    );
 }
 
 #[test]
 fn a_2xx_computes_route_set_and_target_again() {
-    let ringing = response("180 Ringing", "2 INVITE", "Record-Route: <sip:us.example;lr>\nContact: <sip:early@bob>\n");
+    let ringing = response(
+        "180 Ringing",
+        "2 INVITE",
+        "Record-Route: <sip:us.example;lr>\nContact: <sip:early@bob>\n",
+    );
     let mut dialog = Dialog::establish(epoch(), &request(INVITE), &ringing, is_ours).unwrap();
     assert_eq!(dialog.route_set(Side::Callee).count(), 0);
     assert_eq!(dialog.confirm(epoch(), &accepted(""), is_ours), Ok(Effect::Confirmed));
     assert_eq!(dialog.state(), DialogState::Confirmed);
     assert_eq!(dialog.route_set(Side::Callee).count(), 2);
-    assert_eq!(dialog.target(Side::Callee).unwrap().as_str(), "sip:bob@client.biloxi.example");
+    assert_eq!(
+        dialog.target(Side::Callee).unwrap().as_str(),
+        "sip:bob@client.biloxi.example"
+    );
     let late = response("200 OK", "2 INVITE", "Contact: <sip:late@bob>\n");
-    assert_eq!(dialog.confirm(epoch(), &late, is_ours), Ok(Effect::Continues), "a retransmitted 2xx");
-    assert_eq!(dialog.target(Side::Callee).unwrap().as_str(), "sip:bob@client.biloxi.example");
+    assert_eq!(
+        dialog.confirm(epoch(), &late, is_ours),
+        Ok(Effect::Continues),
+        "a retransmitted 2xx"
+    );
+    assert_eq!(
+        dialog.target(Side::Callee).unwrap().as_str(),
+        "sip:bob@client.biloxi.example"
+    );
 }
 
 #[test]
 fn a_re_invite_moves_both_targets_once_it_is_accepted() {
     let mut dialog = dialog();
     let reinvite = within(true, "101 INVITE", "Contact: <sip:bob@moved>\n");
-    assert_eq!(dialog.request_passes(Side::Callee, &reinvite), Passing { order: Order::New, cseq: 101 });
-    assert_eq!(dialog.target(Side::Callee).unwrap().as_str(), "sip:bob@client.biloxi.example", "not yet");
+    assert_eq!(
+        dialog.request_passes(Side::Callee, &reinvite),
+        Passing {
+            order: Order::New,
+            cseq: 101
+        }
+    );
+    assert_eq!(
+        dialog.target(Side::Callee).unwrap().as_str(),
+        "sip:bob@client.biloxi.example",
+        "not yet"
+    );
     let ok = response("200 OK", "101 INVITE", "Contact: <sip:alice@moved>\n");
     assert_eq!(dialog.response_passes(epoch(), Side::Callee, &ok), Effect::Continues);
     assert_eq!(dialog.target(Side::Callee).unwrap().as_str(), "sip:bob@moved");
@@ -220,9 +292,18 @@ fn a_refused_re_invite_moves_nothing() {
     let mut dialog = dialog();
     dialog.request_passes(Side::Caller, &within(false, "3 INVITE", "Contact: <sip:alice@moved>\n"));
     let refused = response("488 Not Acceptable Here", "3 INVITE", "Contact: <sip:bob@moved>\n");
-    assert_eq!(dialog.response_passes(epoch(), Side::Caller, &refused), Effect::Continues);
-    assert_eq!(dialog.target(Side::Caller).unwrap().as_str(), "sip:alice@client.atlanta.example;transport=tcp");
-    assert_eq!(dialog.target(Side::Callee).unwrap().as_str(), "sip:bob@client.biloxi.example");
+    assert_eq!(
+        dialog.response_passes(epoch(), Side::Caller, &refused),
+        Effect::Continues
+    );
+    assert_eq!(
+        dialog.target(Side::Caller).unwrap().as_str(),
+        "sip:alice@client.atlanta.example;transport=tcp"
+    );
+    assert_eq!(
+        dialog.target(Side::Callee).unwrap().as_str(),
+        "sip:bob@client.biloxi.example"
+    );
     assert!(dialog.refreshes.is_empty());
 }
 
@@ -230,7 +311,10 @@ fn a_refused_re_invite_moves_nothing() {
 fn unanswered_refreshes_do_not_pile_up() {
     let mut dialog = dialog();
     for cseq in 3..100 {
-        dialog.request_passes(Side::Caller, &within(false, &format!("{cseq} UPDATE"), "Contact: <sip:alice@moved>\n"));
+        dialog.request_passes(
+            Side::Caller,
+            &within(false, &format!("{cseq} UPDATE"), "Contact: <sip:alice@moved>\n"),
+        );
     }
     assert_eq!(dialog.refreshes.len(), PENDING_REFRESHES);
 }
@@ -240,14 +324,32 @@ fn an_originated_request_shifts_what_follows() {
     let mut dialog = dialog();
     assert_eq!(originated(&mut dialog, Side::Callee, Method::Options).cseq, 3);
     let passing = dialog.request_passes(Side::Caller, &within(false, "3 INVITE", "Contact: <sip:alice@moved>\n"));
-    assert_eq!(passing, Passing { order: Order::New, cseq: 4 });
-    assert_eq!(dialog.forwarded_cseq(Side::Caller, 3), 4, "its ACK, its CANCEL and a RAck");
+    assert_eq!(
+        passing,
+        Passing {
+            order: Order::New,
+            cseq: 4
+        }
+    );
+    assert_eq!(
+        dialog.forwarded_cseq(Side::Caller, 3),
+        4,
+        "its ACK, its CANCEL and a RAck"
+    );
     assert_eq!(dialog.forwarded_cseq(Side::Caller, 2), 2, "an ACK of the first INVITE");
-    assert_eq!(dialog.returned_cseq(Side::Caller, 3), None, "the answer to the OPTIONS ends here");
+    assert_eq!(
+        dialog.returned_cseq(Side::Caller, 3),
+        None,
+        "the answer to the OPTIONS ends here"
+    );
     assert_eq!(dialog.returned_cseq(Side::Caller, 4), Some(3));
     let ok = response("200 OK", "4 INVITE", "");
     dialog.response_passes(epoch(), Side::Caller, &ok);
-    assert_eq!(dialog.target(Side::Caller).unwrap().as_str(), "sip:alice@moved", "matched by the shifted number");
+    assert_eq!(
+        dialog.target(Side::Caller).unwrap().as_str(),
+        "sip:alice@moved",
+        "matched by the shifted number"
+    );
     assert_eq!(originated(&mut dialog, Side::Callee, Method::Bye).cseq, 5);
 }
 
@@ -257,9 +359,15 @@ fn a_bye_ends_the_dialog_when_it_is_answered() {
     dialog.request_passes(Side::Caller, &within(false, "3 BYE", ""));
     assert_eq!(dialog.state(), DialogState::Confirmed);
     let challenge = response("407 Proxy Authentication Required", "3 BYE", "");
-    assert_eq!(dialog.response_passes(epoch(), Side::Caller, &challenge), Effect::Continues);
+    assert_eq!(
+        dialog.response_passes(epoch(), Side::Caller, &challenge),
+        Effect::Continues
+    );
     dialog.request_passes(Side::Caller, &within(false, "4 BYE", ""));
-    assert_eq!(dialog.response_passes(epoch(), Side::Caller, &response("200 OK", "4 BYE", "")), Effect::Terminated);
+    assert_eq!(
+        dialog.response_passes(epoch(), Side::Caller, &response("200 OK", "4 BYE", "")),
+        Effect::Terminated
+    );
     assert_eq!(dialog.state(), DialogState::Terminated);
 }
 
@@ -284,7 +392,10 @@ fn the_session_timer_follows_the_last_2xx() {
     let first = accepted("Session-Expires: 1800;refresher=uac\n");
     let mut dialog = Dialog::establish(now, &request(INVITE), &first, is_ours).unwrap();
     let session = *dialog.session().unwrap();
-    assert_eq!((session.refresher(), session.interval()), (Side::Caller, seconds(1800.0)));
+    assert_eq!(
+        (session.refresher(), session.interval()),
+        (Side::Caller, seconds(1800.0))
+    );
     assert_eq!(session.refresh_at(), now + seconds(900.0));
     assert_eq!(session.expires_at(), now + seconds(1800.0));
 
@@ -298,12 +409,19 @@ fn the_session_timer_follows_the_last_2xx() {
     let by_uas = response("200 OK", "2 UPDATE", "Session-Expires: 1;refresher=uas\n");
     dialog.response_passes(later, Side::Callee, &by_uas);
     let session = *dialog.session().unwrap();
-    assert_eq!((session.refresher(), session.interval()), (Side::Caller, seconds(90.0)), "never below 90 s");
+    assert_eq!(
+        (session.refresher(), session.interval()),
+        (Side::Caller, seconds(90.0)),
+        "never below 90 s"
+    );
 
     dialog.response_passes(later, Side::Callee, &response("200 OK", "3 INFO", ""));
     assert!(dialog.session().is_some(), "INFO is no session refresh");
     dialog.response_passes(later, Side::Callee, &response("200 OK", "4 INVITE", ""));
-    assert!(dialog.session().is_none(), "a refresh without Session-Expires ends the timer (RFC 4028 §8.2)");
+    assert!(
+        dialog.session().is_none(),
+        "a refresh without Session-Expires ends the timer (RFC 4028 §8.2)"
+    );
 }
 
 proptest! {

@@ -96,16 +96,21 @@ impl ClientInvite {
             (Self::Proceeding { request }, Input::Trying) => (Self::Proceeding { request }, only(Action::Pass)),
             (Self::Proceeding { request }, Input::Provisional) => {
                 let restart = Action::Arm(Timer::C, context.timers.timer_c());
-                (Self::Proceeding { request }, Actions::from_iter([Action::Pass, restart]))
+                (
+                    Self::Proceeding { request },
+                    Actions::from_iter([Action::Pass, restart]),
+                )
             }
             (Self::Proceeding { .. }, Input::Success) => accepted(&[Timer::C], context),
             (Self::Proceeding { .. }, Input::Failure { ack }) => completed(ack, &[Timer::C], context),
-            (Self::Proceeding { request }, Input::Cancel) => {
-                (Self::Cancelling { request }, Actions::from_iter([Action::Disarm(Timer::C), cancelled(context)]))
-            }
-            (Self::Proceeding { request }, Input::Timer(Timer::C)) => {
-                (Self::Cancelling { request }, Actions::from_iter([Action::Inform(Notice::TimerC), cancelled(context)]))
-            }
+            (Self::Proceeding { request }, Input::Cancel) => (
+                Self::Cancelling { request },
+                Actions::from_iter([Action::Disarm(Timer::C), cancelled(context)]),
+            ),
+            (Self::Proceeding { request }, Input::Timer(Timer::C)) => (
+                Self::Cancelling { request },
+                Actions::from_iter([Action::Inform(Notice::TimerC), cancelled(context)]),
+            ),
 
             (Self::Cancelling { request }, Input::Trying | Input::Provisional) => {
                 (Self::Cancelling { request }, only(Action::Pass))
@@ -148,7 +153,11 @@ impl ClientInvite {
         context: Context<'_>,
     ) -> (Self, Actions) {
         let stay = |request, backoff, cancel| {
-            if cancel { Self::CancelPending { request, backoff } } else { Self::Calling { request, backoff } }
+            if cancel {
+                Self::CancelPending { request, backoff }
+            } else {
+                Self::Calling { request, backoff }
+            }
         };
         match input {
             Input::Trying | Input::Provisional => {
@@ -168,7 +177,10 @@ impl ClientInvite {
             Input::Cancel => (stay(request, backoff, true), nothing()),
             Input::Timer(Timer::A) => {
                 let backoff = backoff.next();
-                let actions = [Action::Resend(request.clone()), Action::Arm(Timer::A, backoff.interval())];
+                let actions = [
+                    Action::Resend(request.clone()),
+                    Action::Arm(Timer::A, backoff.interval()),
+                ];
                 (stay(request, backoff, cancel), Actions::from_iter(actions))
             }
             Input::Timer(Timer::B) => (Self::Terminated, only(Action::Inform(Notice::Timeout))),

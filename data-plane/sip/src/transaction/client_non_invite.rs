@@ -73,11 +73,17 @@ impl ClientNonInvite {
             (Self::Trying { .. } | Self::Proceeding { .. }, Input::Final) => completed(context),
             (Self::Trying { request, backoff }, Input::Timer(Timer::E)) => {
                 let backoff = backoff.next();
-                let actions = [Action::Resend(request.clone()), Action::Arm(Timer::E, backoff.interval())];
+                let actions = [
+                    Action::Resend(request.clone()),
+                    Action::Arm(Timer::E, backoff.interval()),
+                ];
                 (Self::Trying { request, backoff }, Actions::from_iter(actions))
             }
             (Self::Proceeding { request }, Input::Timer(Timer::E)) => {
-                let actions = [Action::Resend(request.clone()), Action::Arm(Timer::E, context.timers.t2())];
+                let actions = [
+                    Action::Resend(request.clone()),
+                    Action::Arm(Timer::E, context.timers.t2()),
+                ];
                 (Self::Proceeding { request }, Actions::from_iter(actions))
             }
             (Self::Trying { .. } | Self::Proceeding { .. }, Input::Timer(Timer::F)) => {

@@ -77,7 +77,10 @@ impl<'a> ResponseKey<'a> {
     /// The key of a parsed response.
     #[must_use]
     pub fn of(response: &'a Response) -> Self {
-        Self { method: response.cseq_method(), branch: response.branch().unwrap_or_default().as_bytes() }
+        Self {
+            method: response.cseq_method(),
+            branch: response.branch().unwrap_or_default().as_bytes(),
+        }
     }
 }
 
@@ -164,7 +167,12 @@ mod tests {
             branch: branch.as_bytes(),
             host: Host::parse(host).unwrap(),
             port,
-            rfc2543: Rfc2543Key { request_uri: b"sip:a@b", call_id: b"c", cseq: 1, ..Rfc2543Key::default() },
+            rfc2543: Rfc2543Key {
+                request_uri: b"sip:a@b",
+                call_id: b"c",
+                cseq: 1,
+                ..Rfc2543Key::default()
+            },
         };
         let mut out = Vec::new();
         write_server(&mut out, &key, method);
@@ -184,7 +192,10 @@ mod tests {
         let ports = [None, Some(5060), Some(5061)].map(|port| with_port("z9hG4bKabc", "a", port, &Method::Invite));
         assert_ne!(ports[0], ports[1]);
         assert_ne!(ports[1], ports[2]);
-        assert_ne!(server("z9hG4bKabc", "a", &Method::Invite), server("z9hG4bKabc", "b", &Method::Invite));
+        assert_ne!(
+            server("z9hG4bKabc", "a", &Method::Invite),
+            server("z9hG4bKabc", "b", &Method::Invite)
+        );
         assert_eq!(
             server("z9hG4bKabc", "[2001:db8::1]", &Method::Invite),
             server("z9hG4bKabc", "[2001:DB8:0::1]", &Method::Invite)
@@ -193,18 +204,35 @@ mod tests {
 
     #[test]
     fn method_separates_equal_branches() {
-        assert_ne!(server("z9hG4bKabc", "a", &Method::Invite), server("z9hG4bKabc", "a", &Method::Cancel));
+        assert_ne!(
+            server("z9hG4bKabc", "a", &Method::Invite),
+            server("z9hG4bKabc", "a", &Method::Cancel)
+        );
     }
 
     #[test]
     fn fields_cannot_flow_into_each_other() {
-        assert_ne!(server("z9hG4bKab", "c", &Method::Invite), server("z9hG4bKa", "bc", &Method::Invite));
+        assert_ne!(
+            server("z9hG4bKab", "c", &Method::Invite),
+            server("z9hG4bKa", "bc", &Method::Invite)
+        );
     }
 
     #[test]
     fn a_branch_without_the_cookie_is_matched_by_the_rfc_2543_fields() {
-        assert_eq!(server("1", "a", &Method::Invite), server("2", "b", &Method::Invite), "branch and sent-by ignored");
-        assert_eq!(server("z9hG4bK", "a", &Method::Invite), server("", "a", &Method::Invite), "a bare cookie is none");
-        assert_ne!(server("", "a", &Method::Invite), server("z9hG4bK1", "a", &Method::Invite));
+        assert_eq!(
+            server("1", "a", &Method::Invite),
+            server("2", "b", &Method::Invite),
+            "branch and sent-by ignored"
+        );
+        assert_eq!(
+            server("z9hG4bK", "a", &Method::Invite),
+            server("", "a", &Method::Invite),
+            "a bare cookie is none"
+        );
+        assert_ne!(
+            server("", "a", &Method::Invite),
+            server("z9hG4bK1", "a", &Method::Invite)
+        );
     }
 }

@@ -14,6 +14,7 @@ use crate::timer::Timer;
 
 /// One transaction of any kind.
 #[derive(Debug)]
+#[expect(clippy::enum_variant_names, reason = "RFC 3261 §17 names them so")]
 pub(super) enum Machine {
     ClientInvite(ClientInvite),
     ClientNonInvite(ClientNonInvite),
@@ -60,7 +61,11 @@ impl Machine {
     pub(super) fn request_again(self, is_ack: bool, context: Context<'_>) -> (Self, Actions) {
         match self {
             Self::ServerInvite(state) => {
-                let input = if is_ack { server_invite::Input::Ack } else { server_invite::Input::Request };
+                let input = if is_ack {
+                    server_invite::Input::Ack
+                } else {
+                    server_invite::Input::Request
+                };
                 let (state, actions) = state.step(input, context);
                 (Self::ServerInvite(state), actions)
             }
@@ -121,7 +126,11 @@ impl Machine {
             }
             (Self::ServerNonInvite(state), Class::Provisional) => {
                 let due = !matches!(state, ServerNonInvite::Trying { hundred_due: false });
-                if due && status == StatusCode::TRYING { Ok(()) } else { Err(RespondError::Provisional) }
+                if due && status == StatusCode::TRYING {
+                    Ok(())
+                } else {
+                    Err(RespondError::Provisional)
+                }
             }
             (Self::ServerNonInvite(_), Class::Failure) if status == StatusCode::REQUEST_TIMEOUT => {
                 Err(RespondError::RequestTimeout)

@@ -115,7 +115,10 @@ impl ServerInvite {
             }
             (Self::Completed { response, backoff }, Input::Timer(Timer::G)) => {
                 let backoff = backoff.next();
-                let actions = [Action::Resend(response.clone()), Action::Arm(Timer::G, backoff.interval())];
+                let actions = [
+                    Action::Resend(response.clone()),
+                    Action::Arm(Timer::G, backoff.interval()),
+                ];
                 (Self::Completed { response, backoff }, Actions::from_iter(actions))
             }
             (Self::Completed { .. }, Input::Ack) => confirmed(context),

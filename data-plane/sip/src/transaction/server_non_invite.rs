@@ -60,15 +60,21 @@ impl ServerNonInvite {
             Action::Arm(Timer::Trying, context.timers.non_invite_trying()),
             Action::Arm(Timer::Unanswered, context.timers.transaction_timeout()),
         ];
-        (Self::Trying { hundred_due: context.reliability == Reliability::Reliable }, Actions::from_iter(actions))
+        (
+            Self::Trying {
+                hundred_due: context.reliability == Reliability::Reliable,
+            },
+            Actions::from_iter(actions),
+        )
     }
 
     /// The transition of the diagram above.
     pub(super) fn step(self, input: Input, context: Context<'_>) -> (Self, Actions) {
         match (self, input) {
-            (Self::Trying { .. }, Input::Timer(Timer::Trying)) => {
-                (Self::Trying { hundred_due: true }, only(Action::Inform(Notice::TryingDue)))
-            }
+            (Self::Trying { .. }, Input::Timer(Timer::Trying)) => (
+                Self::Trying { hundred_due: true },
+                only(Action::Inform(Notice::TryingDue)),
+            ),
             (Self::Trying { hundred_due: true } | Self::Proceeding { .. }, Input::Provisional(provisional)) => {
                 let actions = [Action::Send(provisional.clone()), Action::Disarm(Timer::Trying)];
                 (Self::Proceeding { provisional }, Actions::from_iter(actions))
@@ -86,10 +92,9 @@ impl ServerNonInvite {
                 (Self::Completed { response }, resend)
             }
             (Self::Completed { .. }, Input::Timer(Timer::J)) => (Self::Terminated, nothing()),
-            (
-                Self::Trying { .. } | Self::Proceeding { .. } | Self::Completed { .. },
-                Input::TransportError,
-            ) => (Self::Terminated, only(Action::Inform(Notice::TransportError))),
+            (Self::Trying { .. } | Self::Proceeding { .. } | Self::Completed { .. }, Input::TransportError) => {
+                (Self::Terminated, only(Action::Inform(Notice::TransportError)))
+            }
             (state, _) => (state, nothing()),
         }
     }

@@ -98,7 +98,12 @@ impl<T> Table<T> {
         }
         let generation = self.next_generation;
         self.next_generation += 1;
-        let tenant = Some(Tenant { generation, key: key.into(), timers: Timers::default(), value });
+        let tenant = Some(Tenant {
+            generation,
+            key: key.into(),
+            timers: Timers::default(),
+            value,
+        });
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = tenant;
@@ -111,12 +116,15 @@ impl<T> Table<T> {
             }
         };
         let (slots, seed) = (&self.slots, self.seed);
-        self.index.insert_unique(hash(seed, key), slot, |slot| hash(seed, key_of(slots, *slot)));
+        self.index
+            .insert_unique(hash(seed, key), slot, |slot| hash(seed, key_of(slots, *slot)));
         Ok(Handle { slot, generation })
     }
 
     pub(super) fn find(&self, key: &[u8]) -> Option<Handle> {
-        let slot = *self.index.find(hash(self.seed, key), |slot| key_of(&self.slots, *slot) == key)?;
+        let slot = *self
+            .index
+            .find(hash(self.seed, key), |slot| key_of(&self.slots, *slot) == key)?;
         let generation = self.slots[slot as usize].as_ref()?.generation;
         Some(Handle { slot, generation })
     }
@@ -142,7 +150,10 @@ impl<T> Table<T> {
         let tenant = self.slots[handle.slot as usize].take()?;
         self.queue.set(handle.slot, None);
         self.free.push(handle.slot);
-        if let Ok(entry) = self.index.find_entry(hash(self.seed, &tenant.key), |slot| *slot == handle.slot) {
+        if let Ok(entry) = self
+            .index
+            .find_entry(hash(self.seed, &tenant.key), |slot| *slot == handle.slot)
+        {
             entry.remove();
         }
         if self.index.is_empty() {
@@ -163,8 +174,14 @@ impl<T> Table<T> {
             return None;
         }
         let tenant = self.slots[slot as usize].as_mut().expect("a queued slot has a tenant");
-        let handle = Handle { slot, generation: tenant.generation };
-        let timer = tenant.timers.take_due(now).expect("the queue holds the earliest deadline of the tenant");
+        let handle = Handle {
+            slot,
+            generation: tenant.generation,
+        };
+        let timer = tenant
+            .timers
+            .take_due(now)
+            .expect("the queue holds the earliest deadline of the tenant");
         let next = tenant.timers.next();
         self.queue.set(slot, next);
         Some((handle, timer))
@@ -175,16 +192,25 @@ impl<T> Table<T> {
     fn release(&mut self) {
         const KEEP: usize = 1024;
         if self.slots.len() > KEEP {
-            *self = Self { next_generation: self.next_generation, ..Self::new(self.seed) };
+            *self = Self {
+                next_generation: self.next_generation,
+                ..Self::new(self.seed)
+            };
         }
     }
 
     fn tenant(&self, handle: Handle) -> Option<&Tenant<T>> {
-        self.slots.get(handle.slot as usize)?.as_ref().filter(|tenant| tenant.generation == handle.generation)
+        self.slots
+            .get(handle.slot as usize)?
+            .as_ref()
+            .filter(|tenant| tenant.generation == handle.generation)
     }
 
     fn tenant_mut(&mut self, handle: Handle) -> Option<&mut Tenant<T>> {
-        self.slots.get_mut(handle.slot as usize)?.as_mut().filter(|tenant| tenant.generation == handle.generation)
+        self.slots
+            .get_mut(handle.slot as usize)?
+            .as_mut()
+            .filter(|tenant| tenant.generation == handle.generation)
     }
 }
 
@@ -204,7 +230,8 @@ fn hash(seed: [u64; 2], key: &[u8]) -> u64 {
 
 /// `now + duration`, or as far as the clock goes.
 pub(super) fn deadline(now: Instant, duration: Duration) -> Instant {
-    now.checked_add(duration).unwrap_or_else(|| now + Duration::from_secs(24 * 3600))
+    now.checked_add(duration)
+        .unwrap_or_else(|| now + Duration::from_secs(24 * 3600))
 }
 
 #[cfg(test)]
@@ -234,13 +261,22 @@ mod tests {
     #[test]
     fn an_emptied_table_gives_its_memory_back() {
         let mut table = Table::new([1, 2]);
-        let handles: Vec<Handle> = (0u32..5000).map(|n| table.insert(&n.to_be_bytes(), n).unwrap()).collect();
+        let handles: Vec<Handle> = (0u32..5000)
+            .map(|n| table.insert(&n.to_be_bytes(), n).unwrap())
+            .collect();
         for handle in &handles {
             table.remove(*handle);
         }
-        assert_eq!((table.slots.capacity(), table.index.capacity(), table.free.capacity()), (0, 0, 0));
+        assert_eq!(
+            (table.slots.capacity(), table.index.capacity(), table.free.capacity()),
+            (0, 0, 0)
+        );
         let after = table.insert(b"a", 1).unwrap();
-        assert_eq!(table.get(handles[0]), None, "an old handle does not reach the new tenant");
+        assert_eq!(
+            table.get(handles[0]),
+            None,
+            "an old handle does not reach the new tenant"
+        );
         assert_eq!(table.get(after), Some(&1));
     }
 

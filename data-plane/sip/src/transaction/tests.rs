@@ -13,7 +13,10 @@ mod properties;
 mod simulation;
 
 /// Some instant to count from; tests add to it and never look at the clock again.
-#[expect(clippy::disallowed_methods, reason = "an Instant can only be made by the clock; only differences matter")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an Instant can only be made by the clock; only differences matter"
+)]
 pub(crate) fn epoch() -> Instant {
     Instant::now()
 }
@@ -41,7 +44,10 @@ pub(super) fn check_table<S, I>(
     I: Clone + PartialEq + Debug,
 {
     let timers = TimerConfig::default();
-    let context = Context { timers: &timers, reliability };
+    let context = Context {
+        timers: &timers,
+        reliability,
+    };
     let mut used = 0;
     for state in states {
         for input in inputs {
@@ -53,8 +59,16 @@ pub(super) fn check_table<S, I>(
             used += usize::from(row.is_some());
             let (next, done) = step(state.clone(), input.clone(), context);
             assert_eq!(next, expected, "{state:?} on {input:?} ({reliability:?})");
-            assert_eq!(done.as_slice(), actions.as_slice(), "{state:?} on {input:?} ({reliability:?})");
+            assert_eq!(
+                done.as_slice(),
+                actions.as_slice(),
+                "{state:?} on {input:?} ({reliability:?})"
+            );
         }
     }
-    assert_eq!(used, rows.len(), "a row names a state or an input that is not listed, or appears twice");
+    assert_eq!(
+        used,
+        rows.len(),
+        "a row names a state or an input that is not listed, or appears twice"
+    );
 }

@@ -49,7 +49,10 @@ impl TimerQueue {
     }
 
     fn position(&self, slot: u32) -> Option<usize> {
-        self.positions.get(slot as usize).filter(|position| **position != ABSENT).map(|position| *position as usize)
+        self.positions
+            .get(slot as usize)
+            .filter(|position| **position != ABSENT)
+            .map(|position| *position as usize)
     }
 
     /// Moves the entry towards the root while it is earlier than its parent, and records where it stops.
@@ -90,7 +93,8 @@ impl TimerQueue {
 
     fn record(&mut self, position: usize) {
         let slot = self.heap[position].1 as usize;
-        self.positions[slot] = u32::try_from(position).expect("the heap is no longer than the table, whose slots are u32");
+        self.positions[slot] =
+            u32::try_from(position).expect("the heap is no longer than the table, whose slots are u32");
     }
 }
 

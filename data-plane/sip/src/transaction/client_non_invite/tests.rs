@@ -5,7 +5,10 @@ use ClientNonInvite::{Completed, Proceeding, Terminated, Trying};
 use Input::{Final, Provisional, TransportError};
 
 fn trying(interval: f64) -> ClientNonInvite {
-    Trying { request: bytes("BYE"), backoff: Backoff::capped(seconds(interval), seconds(4.0)) }
+    Trying {
+        request: bytes("BYE"),
+        backoff: Backoff::capped(seconds(interval), seconds(4.0)),
+    }
 }
 
 fn proceeding() -> ClientNonInvite {
@@ -35,7 +38,12 @@ fn rows(completed: ClientNonInvite, finals: Vec<Action>) -> Vec<Row<ClientNonInv
         rows.extend([
             (from.clone(), Provisional, proceeding(), vec![Action::Pass]),
             (from.clone(), Final, completed.clone(), finals.clone()),
-            (from.clone(), Input::Timer(Timer::F), Terminated, inform(Notice::Timeout)),
+            (
+                from.clone(),
+                Input::Timer(Timer::F),
+                Terminated,
+                inform(Notice::Timeout),
+            ),
             (from, TransportError, Terminated, inform(Notice::TransportError)),
         ]);
     }
@@ -50,22 +58,45 @@ fn every_state_and_event_over_udp() {
         Action::Disarm(Timer::F),
         Action::Arm(Timer::K, seconds(5.0)),
     ];
-    check_table(Reliability::Unreliable, &states(), &inputs(), &rows(Completed, finals), ClientNonInvite::step);
+    check_table(
+        Reliability::Unreliable,
+        &states(),
+        &inputs(),
+        &rows(Completed, finals),
+        ClientNonInvite::step,
+    );
 }
 
 #[test]
 fn every_state_and_event_over_tcp() {
     let rows = rows(Terminated, vec![Action::Pass]);
-    check_table(Reliability::Reliable, &states(), &inputs(), &rows, ClientNonInvite::step);
+    check_table(
+        Reliability::Reliable,
+        &states(),
+        &inputs(),
+        &rows,
+        ClientNonInvite::step,
+    );
 }
 
 #[test]
 fn timer_e_runs_over_udp_only() {
     let timers = TimerConfig::default();
-    let start = |reliability| ClientNonInvite::start(bytes("BYE"), Context { timers: &timers, reliability });
+    let start = |reliability| {
+        ClientNonInvite::start(
+            bytes("BYE"),
+            Context {
+                timers: &timers,
+                reliability,
+            },
+        )
+    };
     let (send, f) = (Action::Send(bytes("BYE")), Action::Arm(Timer::F, seconds(32.0)));
     let (state, actions) = start(Reliability::Unreliable);
     assert_eq!(state, trying(0.5));
-    assert_eq!(actions.as_slice(), [send.clone(), Action::Arm(Timer::E, seconds(0.5)), f.clone()]);
+    assert_eq!(
+        actions.as_slice(),
+        [send.clone(), Action::Arm(Timer::E, seconds(0.5)), f.clone()]
+    );
     assert_eq!(start(Reliability::Reliable).1.as_slice(), [send, f]);
 }

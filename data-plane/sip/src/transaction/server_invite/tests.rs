@@ -5,15 +5,28 @@ use Input::{Ack, Request, TransportError};
 use ServerInvite::{Accepted, Completed, Confirmed, Proceeding, Received, Terminated};
 
 fn proceeding(response: &'static str) -> ServerInvite {
-    Proceeding { provisional: bytes(response) }
+    Proceeding {
+        provisional: bytes(response),
+    }
 }
 
 fn completed(interval: f64) -> ServerInvite {
-    Completed { response: bytes("486"), backoff: Backoff::capped(seconds(interval), seconds(4.0)) }
+    Completed {
+        response: bytes("486"),
+        backoff: Backoff::capped(seconds(interval), seconds(4.0)),
+    }
 }
 
 fn states() -> Vec<ServerInvite> {
-    vec![Received, proceeding("100"), completed(0.5), completed(4.0), Confirmed, Accepted, Terminated]
+    vec![
+        Received,
+        proceeding("100"),
+        completed(0.5),
+        completed(4.0),
+        Confirmed,
+        Accepted,
+        Terminated,
+    ]
 }
 
 fn inputs() -> Vec<Input> {
@@ -29,19 +42,29 @@ fn inputs() -> Vec<Input> {
     inputs
 }
 
-fn rows(
-    failed: Vec<Action>,
-    acknowledged: (ServerInvite, Vec<Action>),
-) -> Vec<Row<ServerInvite, Input>> {
+fn rows(failed: Vec<Action>, acknowledged: (ServerInvite, Vec<Action>)) -> Vec<Row<ServerInvite, Input>> {
     let send = |response| Action::Send(bytes(response));
     let resend = |response| vec![Action::Resend(bytes(response))];
     let arm = |timer, after| Action::Arm(timer, seconds(after));
     let inform = |notice| vec![Action::Inform(notice)];
-    let accept =
-        vec![send("200"), Action::Disarm(Timer::Trying), Action::Disarm(Timer::Unanswered), arm(Timer::L, 32.0)];
-    let ring = vec![send("180"), Action::Disarm(Timer::Trying), arm(Timer::Unanswered, 3600.0)];
+    let accept = vec![
+        send("200"),
+        Action::Disarm(Timer::Trying),
+        Action::Disarm(Timer::Unanswered),
+        arm(Timer::L, 32.0),
+    ];
+    let ring = vec![
+        send("180"),
+        Action::Disarm(Timer::Trying),
+        arm(Timer::Unanswered, 3600.0),
+    ];
     let mut rows = vec![
-        (Received, Input::Timer(Timer::Trying), Received, inform(Notice::TryingDue)),
+        (
+            Received,
+            Input::Timer(Timer::Trying),
+            Received,
+            inform(Notice::TryingDue),
+        ),
         (proceeding("100"), Request, proceeding("100"), resend("100")),
         (Confirmed, Input::Timer(Timer::I), Terminated, vec![]),
         (Accepted, Ack, Accepted, vec![Action::Pass]),
@@ -50,10 +73,25 @@ fn rows(
     ];
     for from in [Received, proceeding("100")] {
         rows.extend([
-            (from.clone(), Input::Provisional(bytes("180")), proceeding("180"), ring.clone()),
+            (
+                from.clone(),
+                Input::Provisional(bytes("180")),
+                proceeding("180"),
+                ring.clone(),
+            ),
             (from.clone(), Input::Success(bytes("200")), Accepted, accept.clone()),
-            (from.clone(), Input::Failure(bytes("486")), completed(0.5), failed.clone()),
-            (from, Input::Timer(Timer::Unanswered), Terminated, inform(Notice::Unanswered)),
+            (
+                from.clone(),
+                Input::Failure(bytes("486")),
+                completed(0.5),
+                failed.clone(),
+            ),
+            (
+                from,
+                Input::Timer(Timer::Unanswered),
+                Terminated,
+                inform(Notice::Unanswered),
+            ),
         ]);
     }
     for (from, next, interval) in [(0.5, 1.0, 1.0), (4.0, 4.0, 4.0)] {
@@ -66,7 +104,12 @@ fn rows(
                 vec![Action::Resend(bytes("486")), arm(Timer::G, interval)],
             ),
             (completed(from), Ack, acknowledged.0.clone(), acknowledged.1.clone()),
-            (completed(from), Input::Timer(Timer::H), Terminated, inform(Notice::AckMissing)),
+            (
+                completed(from),
+                Input::Timer(Timer::H),
+                Terminated,
+                inform(Notice::AckMissing),
+            ),
         ]);
     }
     for state in [Received, proceeding("100"), completed(0.5), completed(4.0), Accepted] {
@@ -108,10 +151,16 @@ fn every_state_and_event_over_tcp() {
 #[test]
 fn a_100_is_due_after_200_ms() {
     let timers = TimerConfig::default();
-    let (state, actions) = ServerInvite::start(Context { timers: &timers, reliability: Reliability::Unreliable });
+    let (state, actions) = ServerInvite::start(Context {
+        timers: &timers,
+        reliability: Reliability::Unreliable,
+    });
     assert_eq!(state, Received);
     assert_eq!(
         actions.as_slice(),
-        [Action::Arm(Timer::Trying, seconds(0.2)), Action::Arm(Timer::Unanswered, seconds(3600.0))]
+        [
+            Action::Arm(Timer::Trying, seconds(0.2)),
+            Action::Arm(Timer::Unanswered, seconds(3600.0))
+        ]
     );
 }

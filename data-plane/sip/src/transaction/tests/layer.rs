@@ -12,7 +12,13 @@ type Layer = Transactions<&'static str>;
 const PEER: &str = "192.0.2.1:5060";
 
 fn layer(capacity: u32) -> Layer {
-    Transactions::new(TransactionsConfig { capacity, ..TransactionsConfig::default() }, [3, 5])
+    Transactions::new(
+        TransactionsConfig {
+            capacity,
+            ..TransactionsConfig::default()
+        },
+        [3, 5],
+    )
 }
 
 fn key<'a>(method: &'a Method, branch: &'a str) -> RequestKey<'a> {
@@ -45,11 +51,23 @@ fn receive_new(layer: &mut Layer, now: Instant, method: &Method, branch: &str) -
 fn send(layer: &mut Layer, now: Instant, method: &Method, branch: &str) -> Result<ClientTransactionId, SendError> {
     let bytes = Bytes::copy_from_slice(method.as_str().as_bytes());
     let (branch, destination) = (branch.as_bytes(), PEER);
-    layer.send_request(now, ClientRequest { method, branch, bytes, destination, reliability: Unreliable })
+    layer.send_request(
+        now,
+        ClientRequest {
+            method,
+            branch,
+            bytes,
+            destination,
+            reliability: Unreliable,
+        },
+    )
 }
 
 fn answer(layer: &mut Layer, now: Instant, method: &Method, branch: &str, status: StatusCode) -> ResponseOutcome {
-    let key = ResponseKey { method, branch: branch.as_bytes() };
+    let key = ResponseKey {
+        method,
+        branch: branch.as_bytes(),
+    };
     layer.handle_response(now, key, status, |invite| {
         assert_eq!(invite, "INVITE", "the ACK is built from the INVITE as sent");
         Some(bytes("ACK"))
@@ -57,7 +75,9 @@ fn answer(layer: &mut Layer, now: Instant, method: &Method, branch: &str, status
 }
 
 fn sent(layer: &mut Layer) -> Vec<Bytes> {
-    std::iter::from_fn(|| layer.poll_transmit()).map(|transmit| transmit.bytes).collect()
+    std::iter::from_fn(|| layer.poll_transmit())
+        .map(|transmit| transmit.bytes)
+        .collect()
 }
 
 fn events(layer: &mut Layer) -> Vec<Event> {
@@ -68,17 +88,29 @@ fn events(layer: &mut Layer) -> Vec<Event> {
 fn a_retransmitted_invite_gets_the_last_response_again() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
-    assert_eq!(receive(&mut layer, now, &Method::Invite, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Invite, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
     assert_eq!(sent(&mut layer), Vec::<Bytes>::new(), "nothing to repeat yet");
     layer.respond(now, id, StatusCode::TRYING, bytes("100")).unwrap();
     layer.respond(now, id, StatusCode::RINGING, bytes("180")).unwrap();
     assert_eq!(sent(&mut layer), ["100", "180"]);
-    assert_eq!(receive(&mut layer, now, &Method::Invite, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Invite, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
     assert_eq!(sent(&mut layer), ["180"]);
     layer.respond(now, id, StatusCode::BUSY_HERE, bytes("486")).unwrap();
-    assert_eq!(receive(&mut layer, now, &Method::Invite, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Invite, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
     assert_eq!(sent(&mut layer), ["486", "486"]);
-    assert_eq!((layer.stats().requests_absorbed, layer.stats().answers_retransmitted), (3, 2));
+    assert_eq!(
+        (layer.stats().requests_absorbed, layer.stats().answers_retransmitted),
+        (3, 2)
+    );
 }
 
 #[test]
@@ -87,10 +119,17 @@ fn an_invite_retransmitted_after_2xx_is_absorbed_in_silence() {
     let id = receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
     layer.respond(now, id, StatusCode::OK, bytes("200")).unwrap();
     assert_eq!(sent(&mut layer), ["200"]);
-    assert_eq!(receive(&mut layer, now, &Method::Invite, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Invite, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
     assert_eq!(sent(&mut layer), Vec::<Bytes>::new());
     layer.respond(now, id, StatusCode::OK, bytes("200")).unwrap();
-    assert_eq!(sent(&mut layer), ["200"], "a 2xx retransmitted by the UAS passes (RFC 6026 §7.1)");
+    assert_eq!(
+        sent(&mut layer),
+        ["200"],
+        "a 2xx retransmitted by the UAS passes (RFC 6026 §7.1)"
+    );
     assert_eq!(
         layer.respond(now, id, StatusCode::BUSY_HERE, bytes("486")),
         Err(RespondError::AlreadyFinal),
@@ -103,8 +142,14 @@ fn an_ack_for_2xx_reaches_the_transaction_user_on_either_branch() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
     layer.respond(now, id, StatusCode::OK, bytes("200")).unwrap();
-    assert_eq!(receive(&mut layer, now, &Method::Ack, "z9hG4bK2"), RequestOutcome::Ack(None));
-    assert_eq!(receive(&mut layer, now, &Method::Ack, "z9hG4bK1"), RequestOutcome::Ack(Some(id)));
+    assert_eq!(
+        receive(&mut layer, now, &Method::Ack, "z9hG4bK2"),
+        RequestOutcome::Ack(None)
+    );
+    assert_eq!(
+        receive(&mut layer, now, &Method::Ack, "z9hG4bK1"),
+        RequestOutcome::Ack(Some(id))
+    );
 }
 
 #[test]
@@ -112,10 +157,20 @@ fn an_ack_for_a_failure_ends_in_the_transaction() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
     layer.respond(now, id, StatusCode::BUSY_HERE, bytes("486")).unwrap();
-    assert_eq!(receive(&mut layer, now, &Method::Ack, "z9hG4bK1"), RequestOutcome::Absorbed);
-    assert_eq!(receive(&mut layer, now, &Method::Ack, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Ack, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
+    assert_eq!(
+        receive(&mut layer, now, &Method::Ack, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
     layer.handle_timeout(now + seconds(5.0));
-    assert_eq!(events(&mut layer), [Event::Terminated(TransactionId::Server(id))], "timer I is T4");
+    assert_eq!(
+        events(&mut layer),
+        [Event::Terminated(TransactionId::Server(id))],
+        "timer I is T4"
+    );
     assert!(layer.is_empty());
 }
 
@@ -123,24 +178,37 @@ fn an_ack_for_a_failure_ends_in_the_transaction() {
 fn an_ack_before_any_final_response_is_absorbed() {
     let (now, mut layer) = (epoch(), layer(8));
     receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
-    assert_eq!(receive(&mut layer, now, &Method::Ack, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Ack, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
 }
 
 #[test]
 fn a_cancel_finds_its_invite() {
     let (now, mut layer) = (epoch(), layer(8));
     let invite = receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
-    let RequestOutcome::Cancel { transaction, invite: found } = receive(&mut layer, now, &Method::Cancel, "z9hG4bK1")
+    let RequestOutcome::Cancel {
+        transaction,
+        invite: found,
+    } = receive(&mut layer, now, &Method::Cancel, "z9hG4bK1")
     else {
         panic!("a CANCEL is told as such")
     };
     assert_eq!(found, Some(invite));
     assert!(layer.is_pending(invite));
-    layer.respond(now, transaction, StatusCode::OK, bytes("200 CANCEL")).unwrap();
-    layer.respond(now, invite, StatusCode::REQUEST_TERMINATED, bytes("487")).unwrap();
+    layer
+        .respond(now, transaction, StatusCode::OK, bytes("200 CANCEL"))
+        .unwrap();
+    layer
+        .respond(now, invite, StatusCode::REQUEST_TERMINATED, bytes("487"))
+        .unwrap();
     assert!(!layer.is_pending(invite));
     assert_eq!(sent(&mut layer), ["200 CANCEL", "487"]);
-    assert_eq!(receive(&mut layer, now, &Method::Cancel, "z9hG4bK1"), RequestOutcome::Absorbed);
+    assert_eq!(
+        receive(&mut layer, now, &Method::Cancel, "z9hG4bK1"),
+        RequestOutcome::Absorbed
+    );
     assert_eq!(sent(&mut layer), ["200 CANCEL"]);
 }
 
@@ -148,7 +216,10 @@ fn a_cancel_finds_its_invite() {
 fn a_cancel_without_invite_is_told_apart() {
     let (now, mut layer) = (epoch(), layer(8));
     let outcome = receive(&mut layer, now, &Method::Cancel, "z9hG4bK1");
-    assert!(matches!(outcome, RequestOutcome::Cancel { invite: None, .. }), "{outcome:?}");
+    assert!(
+        matches!(outcome, RequestOutcome::Cancel { invite: None, .. }),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -160,7 +231,13 @@ fn requests_without_the_cookie_are_matched_by_rfc_2543() {
     assert_eq!(receive(&mut layer, now, &Method::Ack, ""), RequestOutcome::Absorbed);
     let mut next = key(&Method::Invite, "1");
     next.rfc2543.cseq = 2;
-    assert!(matches!(layer.handle_request(now, next, PEER, Unreliable), RequestOutcome::New(_)), "another CSeq");
+    assert!(
+        matches!(
+            layer.handle_request(now, next, PEER, Unreliable),
+            RequestOutcome::New(_)
+        ),
+        "another CSeq"
+    );
 }
 
 #[test]
@@ -184,8 +261,14 @@ fn the_ack_of_a_failure_is_built_once_and_repeated() {
 fn a_failure_whose_ack_cannot_be_built_changes_nothing() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = send(&mut layer, now, &Method::Invite, "z9hG4bK1").unwrap();
-    let key = ResponseKey { method: &Method::Invite, branch: b"z9hG4bK1" };
-    assert_eq!(layer.handle_response(now, key, StatusCode::BUSY_HERE, |_| None), ResponseOutcome::Absorbed);
+    let key = ResponseKey {
+        method: &Method::Invite,
+        branch: b"z9hG4bK1",
+    };
+    assert_eq!(
+        layer.handle_response(now, key, StatusCode::BUSY_HERE, |_| None),
+        ResponseOutcome::Absorbed
+    );
     assert!(layer.request(id).is_some(), "still calling");
 }
 
@@ -215,12 +298,18 @@ fn a_response_is_matched_by_branch_and_cseq_method() {
     let (now, mut layer) = (epoch(), layer(8));
     let invite = send(&mut layer, now, &Method::Invite, "z9hG4bK1").unwrap();
     let cancel = send(&mut layer, now, &Method::Cancel, "z9hG4bK1").unwrap();
-    assert_eq!(answer(&mut layer, now, &Method::Cancel, "z9hG4bK1", StatusCode::OK), ResponseOutcome::Deliver(cancel));
+    assert_eq!(
+        answer(&mut layer, now, &Method::Cancel, "z9hG4bK1", StatusCode::OK),
+        ResponseOutcome::Deliver(cancel)
+    );
     assert_eq!(
         answer(&mut layer, now, &Method::Invite, "z9hG4bK1", StatusCode::RINGING),
         ResponseOutcome::Deliver(invite)
     );
-    assert_eq!(answer(&mut layer, now, &Method::Bye, "z9hG4bK1", StatusCode::OK), ResponseOutcome::Unmatched);
+    assert_eq!(
+        answer(&mut layer, now, &Method::Bye, "z9hG4bK1", StatusCode::OK),
+        ResponseOutcome::Unmatched
+    );
     assert_eq!(layer.stats().responses_unmatched, 1);
 }
 
@@ -229,7 +318,11 @@ fn a_cancel_waits_for_a_provisional_response() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = send(&mut layer, now, &Method::Invite, "z9hG4bK1").unwrap();
     assert_eq!(layer.cancel(now, id), Cancel::AfterProvisional);
-    assert_eq!(layer.cancel(now, id), Cancel::AfterProvisional, "asking twice is harmless");
+    assert_eq!(
+        layer.cancel(now, id),
+        Cancel::AfterProvisional,
+        "asking twice is harmless"
+    );
     assert_eq!(
         answer(&mut layer, now, &Method::Invite, "z9hG4bK1", StatusCode::TRYING),
         ResponseOutcome::Deliver(id)
@@ -239,7 +332,11 @@ fn a_cancel_waits_for_a_provisional_response() {
     assert_eq!(layer.cancel(now, id), Cancel::NotPossible, "one CANCEL");
     layer.handle_timeout(now + seconds(32.0));
     let end = [Event::Timeout(id), Event::Terminated(TransactionId::Client(id))];
-    assert_eq!(events(&mut layer), end, "a peer that ignores the CANCEL (RFC 3261 §9.1)");
+    assert_eq!(
+        events(&mut layer),
+        end,
+        "a peer that ignores the CANCEL (RFC 3261 §9.1)"
+    );
 }
 
 #[test]
@@ -249,7 +346,13 @@ fn a_cancel_after_a_provisional_response_goes_at_once() {
     let _ = answer(&mut layer, now, &Method::Invite, "z9hG4bK1", StatusCode::RINGING);
     assert_eq!(layer.cancel(now, id), Cancel::Now(bytes("INVITE")));
     assert_eq!(
-        answer(&mut layer, now, &Method::Invite, "z9hG4bK1", StatusCode::REQUEST_TERMINATED),
+        answer(
+            &mut layer,
+            now,
+            &Method::Invite,
+            "z9hG4bK1",
+            StatusCode::REQUEST_TERMINATED
+        ),
         ResponseOutcome::Deliver(id)
     );
     assert_eq!(layer.cancel(now, id), Cancel::NotPossible);
@@ -267,15 +370,30 @@ fn timer_c_is_restarted_by_101_to_199_but_not_by_100() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = send(&mut layer, now, &Method::Invite, "z9hG4bK1").unwrap();
     let _ = answer(&mut layer, now, &Method::Invite, "z9hG4bK1", StatusCode::TRYING);
-    let _ = answer(&mut layer, now + seconds(100.0), &Method::Invite, "z9hG4bK1", StatusCode::TRYING);
+    let _ = answer(
+        &mut layer,
+        now + seconds(100.0),
+        &Method::Invite,
+        "z9hG4bK1",
+        StatusCode::TRYING,
+    );
     assert_eq!(layer.poll_timeout(), Some(now + seconds(181.0)));
-    let _ = answer(&mut layer, now + seconds(100.0), &Method::Invite, "z9hG4bK1", StatusCode::RINGING);
+    let _ = answer(
+        &mut layer,
+        now + seconds(100.0),
+        &Method::Invite,
+        "z9hG4bK1",
+        StatusCode::RINGING,
+    );
     assert_eq!(layer.poll_timeout(), Some(now + seconds(281.0)));
     layer.handle_timeout(now + seconds(281.0));
     assert_eq!(events(&mut layer), [Event::TimerC(id)]);
     assert!(layer.request(id).is_some(), "the CANCEL is built from it");
     layer.handle_timeout(now + seconds(313.0));
-    assert_eq!(events(&mut layer), [Event::Timeout(id), Event::Terminated(TransactionId::Client(id))]);
+    assert_eq!(
+        events(&mut layer),
+        [Event::Timeout(id), Event::Terminated(TransactionId::Client(id))]
+    );
 }
 
 #[test]
@@ -283,11 +401,22 @@ fn no_408_and_no_early_100_to_a_non_invite() {
     let (now, mut layer) = (epoch(), layer(8));
     let id = receive_new(&mut layer, now, &Method::Options, "z9hG4bK1");
     let respond = |layer: &mut Layer, status| layer.respond(now, id, status, bytes("response"));
-    assert_eq!(respond(&mut layer, StatusCode::REQUEST_TIMEOUT), Err(RespondError::RequestTimeout));
-    assert_eq!(respond(&mut layer, StatusCode::TRYING), Err(RespondError::Provisional), "too early");
+    assert_eq!(
+        respond(&mut layer, StatusCode::REQUEST_TIMEOUT),
+        Err(RespondError::RequestTimeout)
+    );
+    assert_eq!(
+        respond(&mut layer, StatusCode::TRYING),
+        Err(RespondError::Provisional),
+        "too early"
+    );
     layer.handle_timeout(now + seconds(3.5));
     assert_eq!(events(&mut layer), [Event::TryingDue(id)]);
-    assert_eq!(respond(&mut layer, StatusCode::RINGING), Err(RespondError::Provisional), "100 only");
+    assert_eq!(
+        respond(&mut layer, StatusCode::RINGING),
+        Err(RespondError::Provisional),
+        "100 only"
+    );
     assert_eq!(respond(&mut layer, StatusCode::TRYING), Ok(()));
     assert_eq!(respond(&mut layer, StatusCode::OK), Ok(()));
     assert_eq!(respond(&mut layer, StatusCode::OK), Err(RespondError::AlreadyFinal));
@@ -299,9 +428,17 @@ fn a_request_nobody_answers_ends_after_64_t1() {
     let id = receive_new(&mut layer, now, &Method::Options, "z9hG4bK1");
     layer.handle_timeout(now + seconds(3.5));
     layer.handle_timeout(now + seconds(32.0));
-    let end = [Event::TryingDue(id), Event::Unanswered(id), Event::Terminated(TransactionId::Server(id))];
+    let end = [
+        Event::TryingDue(id),
+        Event::Unanswered(id),
+        Event::Terminated(TransactionId::Server(id)),
+    ];
     assert_eq!(events(&mut layer), end);
-    assert_eq!(layer.respond(now, id, StatusCode::OK, bytes("200")), Err(RespondError::Gone), "RFC 4320 §4.2");
+    assert_eq!(
+        layer.respond(now, id, StatusCode::OK, bytes("200")),
+        Err(RespondError::Gone),
+        "RFC 4320 §4.2"
+    );
 }
 
 #[test]
@@ -309,11 +446,31 @@ fn a_full_table_refuses_new_work_but_lets_calls_end() {
     let (now, mut layer) = (epoch(), layer(2));
     receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
     send(&mut layer, now, &Method::Invite, "z9hG4bK2").unwrap();
-    assert_eq!(receive(&mut layer, now, &Method::Invite, "z9hG4bK3"), RequestOutcome::Overloaded);
-    assert_eq!(send(&mut layer, now, &Method::Invite, "z9hG4bK3"), Err(SendError::Overloaded));
-    assert_eq!(receive(&mut layer, now, &Method::Invite, "z9hG4bK1"), RequestOutcome::Absorbed, "not new work");
-    assert!(matches!(receive(&mut layer, now, &Method::Bye, "z9hG4bK4"), RequestOutcome::New(_)), "the reserve");
-    assert_eq!(receive(&mut layer, now, &Method::Bye, "z9hG4bK5"), RequestOutcome::Overloaded, "is finite");
+    assert_eq!(
+        receive(&mut layer, now, &Method::Invite, "z9hG4bK3"),
+        RequestOutcome::Overloaded
+    );
+    assert_eq!(
+        send(&mut layer, now, &Method::Invite, "z9hG4bK3"),
+        Err(SendError::Overloaded)
+    );
+    assert_eq!(
+        receive(&mut layer, now, &Method::Invite, "z9hG4bK1"),
+        RequestOutcome::Absorbed,
+        "not new work"
+    );
+    assert!(
+        matches!(
+            receive(&mut layer, now, &Method::Bye, "z9hG4bK4"),
+            RequestOutcome::New(_)
+        ),
+        "the reserve"
+    );
+    assert_eq!(
+        receive(&mut layer, now, &Method::Bye, "z9hG4bK5"),
+        RequestOutcome::Overloaded,
+        "is finite"
+    );
     assert_eq!(layer.stats().overloaded, 3);
     assert_eq!(layer.len(), 3);
 }
@@ -322,7 +479,10 @@ fn a_full_table_refuses_new_work_but_lets_calls_end() {
 fn a_branch_is_used_once_per_method() {
     let (now, mut layer) = (epoch(), layer(8));
     send(&mut layer, now, &Method::Invite, "z9hG4bK1").unwrap();
-    assert_eq!(send(&mut layer, now, &Method::Invite, "z9hG4bK1"), Err(SendError::BranchInUse));
+    assert_eq!(
+        send(&mut layer, now, &Method::Invite, "z9hG4bK1"),
+        Err(SendError::BranchInUse)
+    );
     assert_eq!(send(&mut layer, now, &Method::Ack, "z9hG4bK2"), Err(SendError::Ack));
     assert_eq!(sent(&mut layer), ["INVITE"], "a refused request is not sent");
 }
@@ -334,7 +494,11 @@ fn a_transport_error_ends_a_client_and_spares_an_invite_server() {
     let server = TransactionId::Server(receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1"));
     layer.handle_transport_error(now, client);
     layer.handle_transport_error(now, client);
-    assert_eq!(events(&mut layer), [Event::TransportError(client), Event::Terminated(client)], "told once");
+    assert_eq!(
+        events(&mut layer),
+        [Event::TransportError(client), Event::Terminated(client)],
+        "told once"
+    );
     layer.handle_transport_error(now, server);
     assert_eq!(events(&mut layer), [Event::TransportError(server)]);
     assert_eq!(layer.len(), 1);
@@ -382,5 +546,8 @@ fn retransmissions_stop_when_nobody_drains_the_queue() {
 #[test]
 fn a_transaction_is_small() {
     let size = std::mem::size_of::<Transaction<u32>>();
-    assert!(size <= 96, "{size} bytes beside its key, its timers and the message it keeps");
+    assert!(
+        size <= 96,
+        "{size} bytes beside its key, its timers and the message it keeps"
+    );
 }
