@@ -96,6 +96,8 @@ impl<T> Table<T> {
         if let Some(handle) = self.find(key) {
             return Err(handle);
         }
+        let digest = digest(self.seed, key);
+        let key = digest.as_ref().map_or(key, |digest| digest);
         let generation = self.next_generation;
         self.next_generation += 1;
         let tenant = Some(Tenant {
@@ -122,6 +124,8 @@ impl<T> Table<T> {
     }
 
     pub(super) fn find(&self, key: &[u8]) -> Option<Handle> {
+        let digest = digest(self.seed, key);
+        let key = digest.as_ref().map_or(key, |digest| digest);
         let slot = *self
             .index
             .find(hash(self.seed, key), |slot| key_of(&self.slots, *slot) == key)?;
@@ -228,6 +232,20 @@ fn hash(seed: [u64; 2], key: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// Branches are as long as the peer likes, and keys are kept for half a minute. What is longer than any sane element
+/// writes is replaced by two hashes under the secret seed, in a form that no canonical key has.
+const LONGEST_KEY: usize = 256;
+
+fn digest(seed: [u64; 2], key: &[u8]) -> Option<[u8; 17]> {
+    if key.len() <= LONGEST_KEY {
+        return None;
+    }
+    let mut digest = [u8::MAX; 17];
+    digest[1..9].copy_from_slice(&hash(seed, key).to_be_bytes());
+    digest[9..].copy_from_slice(&hash([seed[1], !seed[0]], key).to_be_bytes());
+    Some(digest)
+}
+
 /// `now + duration`, or as far as the clock goes.
 pub(super) fn deadline(now: Instant, duration: Duration) -> Instant {
     now.checked_add(duration)
@@ -256,6 +274,22 @@ mod tests {
         let first = table.insert(b"a", 1).unwrap();
         assert_eq!(table.insert(b"a", 2), Err(first));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_long_key_is_kept_short_and_found_again() {
+        let mut table = Table::new([1, 2]);
+        let keys = [vec![b'x'; LONGEST_KEY + 1], vec![b'x'; 60_000], vec![b'y'; 60_000]];
+        let handles: Vec<Handle> = keys.iter().map(|key| table.insert(key, ()).unwrap()).collect();
+        for (key, handle) in keys.iter().zip(&handles) {
+            assert_eq!(table.find(key), Some(*handle));
+            assert_eq!(table.insert(key, ()), Err(*handle));
+            assert_eq!(table.tenant(*handle).unwrap().key.len(), 17);
+        }
+        for handle in handles {
+            assert_eq!(table.remove(handle), Some(()));
+        }
+        assert_eq!((table.len(), table.find(&keys[0])), (0, None));
     }
 
     #[test]
