@@ -15,6 +15,7 @@ pub mod audit;
 pub mod call;
 mod change;
 pub mod credential;
+pub mod installation;
 pub mod join_token;
 pub mod line;
 pub mod registration;
@@ -23,6 +24,7 @@ pub mod request_id;
 pub mod route;
 mod secret;
 pub mod settings;
+pub mod tls_identity;
 pub mod token;
 pub mod trunk;
 pub mod worker;
@@ -256,6 +258,14 @@ impl ReadTx {
     pub fn cipher(&self) -> Arc<Cipher> {
         Arc::clone(&self.cipher)
     }
+
+    /// What changed between `revision` and this view, as [`Store::changes_since`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn changes_since(&mut self, revision: i64) -> Result<ChangesSince, StoreError> {
+        change::since(&mut self.tx, revision, self.revision).await
+    }
 }
 
 /// The write transaction.
@@ -368,7 +378,7 @@ fn names_below(prefix: &str) -> (String, String) {
     (format!("{prefix}/"), format!("{prefix}0"))
 }
 
-fn timestamp(ms: i64) -> prost_types::Timestamp {
+pub(crate) fn timestamp(ms: i64) -> prost_types::Timestamp {
     let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
     prost_types::Timestamp {
         seconds: ms.div_euclid(1000),
