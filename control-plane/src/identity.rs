@@ -10,6 +10,7 @@ mod listener;
 mod server_certificate;
 pub mod subject_name;
 mod token;
+mod trunk_certificate;
 mod worker_identity;
 
 pub use auth::{Auth, AuthLayer, authenticate_worker};
@@ -20,4 +21,5 @@ pub use enrollment::Enrollment;
 pub use listener::{Connection, Peer, accept};
 pub use server_certificate::{ServerCertificate, ServerTlsError, api_config, worker_config};
 pub use token::{MintedToken, PresentedToken, TokenKind, mint, random_id};
+pub use trunk_certificate::TrunkCertificates;
 pub use worker_identity::WorkerIdentity;

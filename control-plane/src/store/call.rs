@@ -69,8 +69,9 @@ pub async fn list(
 /// # Errors
 /// As [`find`].
 pub async fn active(conn: &mut SqliteConnection) -> Result<Vec<v1::Call>, StoreError> {
-    let rows: Vec<(String, Vec<u8>)> =
-        sqlx::query_as("SELECT id, message FROM calls WHERE active = 1").fetch_all(conn).await?;
+    let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT id, message FROM calls WHERE active = 1")
+        .fetch_all(conn)
+        .await?;
     rows.into_iter().map(|(id, message)| decode(id, &message)).collect()
 }
 
@@ -88,19 +89,21 @@ pub async fn upsert(tx: &mut WriteTx, boot_id: &str, call: &v1::Call) -> Result<
 /// As [`upsert`].
 pub async fn end_lost(tx: &mut WriteTx, worker: &str, boot_id: &str) -> Result<Vec<v1::Call>, StoreError> {
     let end_time = super::timestamp(tx.now_ms());
-    let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, boot_id, message FROM calls WHERE worker = ?1 AND active = 1 AND boot_id <> ?2",
-    )
-    .bind(worker)
-    .bind(boot_id)
-    .fetch_all(tx.conn())
-    .await?;
+    let rows: Vec<(String, String, Vec<u8>)> =
+        sqlx::query_as("SELECT id, boot_id, message FROM calls WHERE worker = ?1 AND active = 1 AND boot_id <> ?2")
+            .bind(worker)
+            .bind(boot_id)
+            .fetch_all(tx.conn())
+            .await?;
     let mut lost = Vec::with_capacity(rows.len());
     for (id, boot_id, message) in rows {
         let mut call = decode(id, &message)?;
         call.state = v1::CallState::Ended as i32;
         call.end_time = Some(end_time);
-        call.end = Some(v1::CallEnd { reason: "worker_lost".to_owned(), ..v1::CallEnd::default() });
+        call.end = Some(v1::CallEnd {
+            reason: "worker_lost".to_owned(),
+            ..v1::CallEnd::default()
+        });
         put(tx, &boot_id, &call, true).await?;
         lost.push(call);
     }
@@ -127,7 +130,10 @@ async fn put(tx: &mut WriteTx, boot_id: &str, call: &v1::Call, lost: bool) -> Re
     let active = call.state() != v1::CallState::Ended;
     let now_ms = tx.now_ms();
     let end_time = (!active).then(|| call.end_time.map_or(now_ms, milliseconds));
-    let stored = v1::Call { name: String::new(), ..call.clone() };
+    let stored = v1::Call {
+        name: String::new(),
+        ..call.clone()
+    };
     let written = sqlx::query(
         "INSERT INTO calls (id, worker, boot_id, active, lost, inbound_trunk, outbound_trunk, call_id, start_time,
            end_time, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
@@ -160,7 +166,13 @@ fn select(
     trunk: Option<(&'static str, &str)>,
     limit: u32,
 ) {
-    let CallQuery { trunk: _, active, start_from_ms, start_until_ms, call_id } = query;
+    let CallQuery {
+        trunk: _,
+        active,
+        start_from_ms,
+        start_until_ms,
+        call_id,
+    } = query;
     sql.push("SELECT id, start_time, message FROM calls WHERE 1");
     if let Some((column, trunk)) = trunk {
         sql.push(" AND ").push(column).push(" = ").push_bind(trunk.to_owned());
@@ -180,15 +192,26 @@ fn select(
         sql.push(" AND call_id = ").push_bind(call_id.clone());
     }
     if let Some((start, id)) = after {
-        sql.push(" AND (start_time, id) < (").push_bind(*start).push(", ").push_bind(id.clone()).push(")");
+        sql.push(" AND (start_time, id) < (")
+            .push_bind(*start)
+            .push(", ")
+            .push_bind(id.clone())
+            .push(")");
     }
     sql.push(" ORDER BY start_time DESC, id DESC LIMIT ").push_bind(limit);
 }
 
 fn decode(id: String, message: &[u8]) -> Result<v1::Call, StoreError> {
     match v1::Call::decode(message) {
-        Ok(call) => Ok(v1::Call { name: format!("calls/{id}"), ..call }),
-        Err(source) => Err(StoreError::Decode { kind: "call", name: id, source }),
+        Ok(call) => Ok(v1::Call {
+            name: format!("calls/{id}"),
+            ..call
+        }),
+        Err(source) => Err(StoreError::Decode {
+            kind: "call",
+            name: id,
+            source,
+        }),
     }
 }
 
@@ -197,5 +220,8 @@ fn id(name: &str) -> &str {
 }
 
 fn milliseconds(timestamp: prost_types::Timestamp) -> i64 {
-    timestamp.seconds.saturating_mul(1000).saturating_add(i64::from(timestamp.nanos) / 1_000_000)
+    timestamp
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(timestamp.nanos) / 1_000_000)
 }

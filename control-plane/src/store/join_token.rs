@@ -43,11 +43,13 @@ pub async fn insert(tx: &mut WriteTx, token: &NewJoinToken<'_>) -> Result<(), St
 /// # Errors
 /// When the store cannot be read.
 pub async fn find(conn: &mut SqliteConnection, id: &str, now_ms: i64) -> Result<Option<Vec<u8>>, StoreError> {
-    Ok(sqlx::query_scalar("SELECT hash FROM join_tokens WHERE id = ?1 AND uses_left > 0 AND expire_time > ?2")
-        .bind(id)
-        .bind(now_ms)
-        .fetch_optional(conn)
-        .await?)
+    Ok(
+        sqlx::query_scalar("SELECT hash FROM join_tokens WHERE id = ?1 AND uses_left > 0 AND expire_time > ?2")
+            .bind(id)
+            .bind(now_ms)
+            .fetch_optional(conn)
+            .await?,
+    )
 }
 
 /// Takes one use of the token; false when there was none left. With the enrollment in one transaction.
@@ -71,6 +73,9 @@ pub async fn consume(tx: &mut WriteTx, id: &str) -> Result<bool, StoreError> {
 /// # Errors
 /// When the store cannot be written.
 pub async fn delete(tx: &mut WriteTx, id: &str) -> Result<bool, StoreError> {
-    let deleted = sqlx::query("DELETE FROM join_tokens WHERE id = ?1").bind(id).execute(tx.conn()).await?;
+    let deleted = sqlx::query("DELETE FROM join_tokens WHERE id = ?1")
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
     Ok(deleted.rows_affected() == 1)
 }

@@ -55,7 +55,9 @@ pub async fn list(
         .bind(wanted)
         .fetch_all(&mut *conn)
         .await?;
-        let Some((last_trunk, last_user, _)) = rows.last() else { return Ok(found) };
+        let Some((last_trunk, last_user, _)) = rows.last() else {
+            return Ok(found);
+        };
         place = (last_trunk.clone(), last_user.clone());
         for (trunk, user, message) in rows {
             if let Some(bindings) = live(decode(&message)?, now_ms) {
@@ -74,7 +76,9 @@ pub async fn list(
 /// # Errors
 /// As [`find`].
 pub async fn revision(conn: &mut SqliteConnection) -> Result<(i64, i64), StoreError> {
-    Ok(sqlx::query_as("SELECT value, floor FROM binding_revision WHERE id = 1").fetch_one(conn).await?)
+    Ok(sqlx::query_as("SELECT value, floor FROM binding_revision WHERE id = 1")
+        .fetch_one(conn)
+        .await?)
 }
 
 /// Up to `limit` changes after `revision`, in order, each address of record as it stands now.
@@ -92,7 +96,9 @@ pub async fn changes_since(
             .bind(limit)
             .fetch_all(conn)
             .await?;
-    rows.into_iter().map(|(revision, message)| Ok((revision, decode(&message)?))).collect()
+    rows.into_iter()
+        .map(|(revision, message)| Ok((revision, decode(&message)?)))
+        .collect()
 }
 
 /// Number of addresses of record with a binding, expired ones that were not purged yet included.
@@ -100,7 +106,11 @@ pub async fn changes_since(
 /// # Errors
 /// As [`find`].
 pub async fn count(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM registrations WHERE bindings > 0").fetch_one(conn).await?)
+    Ok(
+        sqlx::query_scalar("SELECT COUNT(*) FROM registrations WHERE bindings > 0")
+            .fetch_one(conn)
+            .await?,
+    )
 }
 
 /// Stores the bindings of an address of record. False when what is stored is later: the later change wins, and of two
@@ -143,11 +153,10 @@ pub async fn clear(tx: &mut WriteTx, trunk: &str, user: &str) -> Result<bool, St
 /// # Errors
 /// As [`upsert`].
 pub async fn clear_trunk(tx: &mut WriteTx, trunk: &str) -> Result<usize, StoreError> {
-    let rows: Vec<(Vec<u8>,)> =
-        sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND bindings > 0")
-            .bind(trunk)
-            .fetch_all(tx.conn())
-            .await?;
+    let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND bindings > 0")
+        .bind(trunk)
+        .fetch_all(tx.conn())
+        .await?;
     let cleared = rows.len();
     for (message,) in rows {
         clear_bindings(tx, decode(&message)?).await?;
@@ -241,8 +250,11 @@ async fn put(tx: &mut WriteTx, bindings: &dataplane::AorBindings) -> Result<(), 
 }
 
 fn decode(message: &[u8]) -> Result<dataplane::AorBindings, StoreError> {
-    dataplane::AorBindings::decode(message)
-        .map_err(|source| StoreError::Decode { kind: "registration", name: String::new(), source })
+    dataplane::AorBindings::decode(message).map_err(|source| StoreError::Decode {
+        kind: "registration",
+        name: String::new(),
+        source,
+    })
 }
 
 fn live(mut bindings: dataplane::AorBindings, now_ms: i64) -> Option<dataplane::AorBindings> {
@@ -252,10 +264,19 @@ fn live(mut bindings: dataplane::AorBindings, now_ms: i64) -> Option<dataplane::
 
 fn registration(mut bindings: dataplane::AorBindings) -> v1::Registration {
     bindings.bindings.sort_by_key(|binding| {
-        std::cmp::Reverse(binding.update_time.map(|time| (time.seconds, time.nanos)).unwrap_or_default())
+        std::cmp::Reverse(
+            binding
+                .update_time
+                .map(|time| (time.seconds, time.nanos))
+                .unwrap_or_default(),
+        )
     });
     v1::Registration {
-        name: format!("{}/registrations/{}", bindings.trunk, name::percent_encode(&bindings.user)),
+        name: format!(
+            "{}/registrations/{}",
+            bindings.trunk,
+            name::percent_encode(&bindings.user)
+        ),
         address_of_record: bindings.address_of_record,
         bindings: bindings.bindings,
     }
@@ -272,6 +293,8 @@ fn next_expire(bindings: &dataplane::AorBindings) -> Option<i64> {
 /// A binding without an end has ended: nothing could ever remove it.
 fn expiry(binding: &v1::Binding) -> i64 {
     binding.expire_time.map_or(0, |time| {
-        time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000)
+        time.seconds
+            .saturating_mul(1000)
+            .saturating_add(i64::from(time.nanos) / 1_000_000)
     })
 }

@@ -60,7 +60,12 @@ pub async fn insert_authentication_failure(
     time_ms: i64,
     failure: &dataplane::AuthenticationFailure,
 ) -> Result<(), StoreError> {
-    let dataplane::AuthenticationFailure { trunk, source_address, username, reason } = failure;
+    let dataplane::AuthenticationFailure {
+        trunk,
+        source_address,
+        username,
+        reason,
+    } = failure;
     sqlx::query(
         "INSERT INTO authentication_failures (time, worker, trunk, source_address, username, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

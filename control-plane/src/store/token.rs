@@ -66,9 +66,16 @@ pub async fn insert(tx: &mut WriteTx, token: &NewToken<'_>) -> Result<Option<v1:
 /// When the store cannot be read.
 pub async fn find(conn: &mut SqliteConnection, id: &str) -> Result<Option<TokenRecord>, StoreError> {
     let row: Option<(String, Vec<u8>, Option<i64>)> =
-        sqlx::query_as("SELECT role, hash, expire_time FROM tokens WHERE id = ?1").bind(id).fetch_optional(conn).await?;
+        sqlx::query_as("SELECT role, hash, expire_time FROM tokens WHERE id = ?1")
+            .bind(id)
+            .fetch_optional(conn)
+            .await?;
     Ok(row.and_then(|(role, hash, expire_time_ms)| {
-        Some(TokenRecord { role: Role::from_word(&role)?, hash, expire_time_ms })
+        Some(TokenRecord {
+            role: Role::from_word(&role)?,
+            hash,
+            expire_time_ms,
+        })
     }))
 }
 
@@ -92,7 +99,10 @@ pub async fn list(conn: &mut SqliteConnection, after: &str, limit: u32) -> Resul
 /// # Errors
 /// When the store cannot be written.
 pub async fn delete(tx: &mut WriteTx, id: &str) -> Result<bool, StoreError> {
-    let deleted = sqlx::query("DELETE FROM tokens WHERE id = ?1").bind(id).execute(tx.conn()).await?;
+    let deleted = sqlx::query("DELETE FROM tokens WHERE id = ?1")
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
     Ok(deleted.rows_affected() == 1)
 }
 

@@ -83,7 +83,9 @@ pub async fn find(conn: &mut SqliteConnection, id: &str) -> Result<Option<Worker
 /// # Errors
 /// As [`find`].
 pub async fn list(conn: &mut SqliteConnection, after: &str, limit: u32) -> Result<Vec<WorkerRecord>, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM workers WHERE id > ?1 ORDER BY id LIMIT ?2"));
+    let sql = sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM workers WHERE id > ?1 ORDER BY id LIMIT ?2"
+    ));
     Ok(sqlx::query_as(sql).bind(after).bind(limit).fetch_all(conn).await?)
 }
 
@@ -92,7 +94,11 @@ pub async fn list(conn: &mut SqliteConnection, after: &str, limit: u32) -> Resul
 /// # Errors
 /// As [`find`].
 pub async fn drain_flags(conn: &mut SqliteConnection) -> Result<Vec<(String, bool, i64)>, StoreError> {
-    Ok(sqlx::query_as("SELECT id, draining, settings_version FROM workers ORDER BY id").fetch_all(conn).await?)
+    Ok(
+        sqlx::query_as("SELECT id, draining, settings_version FROM workers ORDER BY id")
+            .fetch_all(conn)
+            .await?,
+    )
 }
 
 /// Stores a new worker; its id must be free. Its settings become a resource of the configuration.
@@ -105,7 +111,13 @@ pub async fn insert(
     hostname: &str,
     certificate_expire_time: i64,
 ) -> Result<(), StoreError> {
-    let version = tx.record(ResourceKind::WorkerSettings, &resource_name(&identity.worker), Operation::Upsert).await?;
+    let version = tx
+        .record(
+            ResourceKind::WorkerSettings,
+            &resource_name(&identity.worker),
+            Operation::Upsert,
+        )
+        .await?;
     let now_ms = tx.now_ms();
     sqlx::query(
         "INSERT INTO workers (id, enrollment, hostname, settings_version, enroll_time, certificate_expire_time)
@@ -141,9 +153,13 @@ pub async fn set_certificate_expiry(tx: &mut WriteTx, id: &str, expire_time: i64
 /// # Errors
 /// As [`insert`].
 pub async fn set_draining(tx: &mut WriteTx, id: &str, draining: bool) -> Result<bool, StoreError> {
-    let Some(worker) = find(tx.conn(), id).await? else { return Ok(false) };
+    let Some(worker) = find(tx.conn(), id).await? else {
+        return Ok(false);
+    };
     if worker.draining != draining {
-        let version = tx.record(ResourceKind::WorkerSettings, &resource_name(id), Operation::Upsert).await?;
+        let version = tx
+            .record(ResourceKind::WorkerSettings, &resource_name(id), Operation::Upsert)
+            .await?;
         sqlx::query("UPDATE workers SET draining = ?2, settings_version = ?3 WHERE id = ?1")
             .bind(id)
             .bind(draining)
@@ -159,11 +175,15 @@ pub async fn set_draining(tx: &mut WriteTx, id: &str, draining: bool) -> Result<
 /// # Errors
 /// As [`insert`].
 pub async fn delete(tx: &mut WriteTx, id: &str) -> Result<bool, StoreError> {
-    let deleted = sqlx::query("DELETE FROM workers WHERE id = ?1").bind(id).execute(tx.conn()).await?;
+    let deleted = sqlx::query("DELETE FROM workers WHERE id = ?1")
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
     if deleted.rows_affected() == 0 {
         return Ok(false);
     }
-    tx.record(ResourceKind::WorkerSettings, &resource_name(id), Operation::Remove).await?;
+    tx.record(ResourceKind::WorkerSettings, &resource_name(id), Operation::Remove)
+        .await?;
     Ok(true)
 }
 
@@ -216,7 +236,13 @@ pub async fn rejections(conn: &mut SqliteConnection, id: &str) -> Result<Vec<Rej
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(kind, name, version, error, time_ms)| Rejection { kind, name, version, error, time_ms })
+        .map(|(kind, name, version, error, time_ms)| Rejection {
+            kind,
+            name,
+            version,
+            error,
+            time_ms,
+        })
         .collect())
 }
 
@@ -225,7 +251,10 @@ pub async fn rejections(conn: &mut SqliteConnection, id: &str) -> Result<Vec<Rej
 /// # Errors
 /// As [`insert`]; also when the worker is gone.
 pub async fn put_rejections(tx: &mut WriteTx, id: &str, rejections: &[Rejection]) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM worker_rejections WHERE worker = ?1").bind(id).execute(tx.conn()).await?;
+    sqlx::query("DELETE FROM worker_rejections WHERE worker = ?1")
+        .bind(id)
+        .execute(tx.conn())
+        .await?;
     for rejection in rejections {
         sqlx::query(
             "INSERT INTO worker_rejections (worker, kind, name, version, error, time) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
