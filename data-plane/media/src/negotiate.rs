@@ -211,11 +211,11 @@ impl MediaSession {
                     }
                 }
             }
-            Exchange::Offered(mut pending) if pending.offerer.other() == from => {
+            Exchange::Offered(pending) if pending.offerer.other() == from => {
                 match self.complete(from, body, &pending, rng) {
                     Ok(reply) => {
                         self.round = self.round.wrapping_add(1);
-                        self.release_replaced(&mut pending);
+                        self.release_replaced(&pending);
                         self.exchange = Exchange::Answered {
                             pending,
                             body: digest(body),
@@ -272,12 +272,12 @@ impl MediaSession {
         R: CryptoRng + ?Sized,
     {
         match std::mem::replace(&mut self.exchange, Exchange::Idle) {
-            Exchange::Offered(mut pending) if pending.offerer.other() == from && pending.replies => {
+            Exchange::Offered(pending) if pending.offerer.other() == from && pending.replies => {
                 let result = self.complete_crossed(from, body, &pending, rng);
                 match &result {
                     Ok(_) => {
                         self.round = self.round.wrapping_add(1);
-                        self.release_replaced(&mut pending);
+                        self.release_replaced(&pending);
                     }
                     Err(_) => self.exchange = Exchange::Offered(pending),
                 }

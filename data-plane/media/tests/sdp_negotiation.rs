@@ -22,6 +22,8 @@
 //! peers write their keys as `inline:PEER1` and so on. Other steps: `originate`, `both`, `reject`, `relay`, `summary`,
 //! `released`, `supervise`. To write the outcome into the files, for reading it before it is kept: `BLESS_SDP=1`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it stands")]
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};

@@ -316,12 +316,12 @@ impl MediaSession {
         }
     }
 
-    /// Gives up the ports a completed exchange has replaced; later calls for the same exchange find none.
-    pub(super) fn release_replaced(&mut self, pending: &mut Pending) {
+    /// Gives up the ports a completed exchange has replaced.
+    pub(super) fn release_replaced(&mut self, pending: &Pending) {
         for leg in LegId::BOTH {
             let held = self.legs[leg].state.lease;
             self.released
-                .extend(pending.before[leg].lease.take().filter(|lease| Some(*lease) != held));
+                .extend(pending.before[leg].lease.filter(|lease| Some(*lease) != held));
         }
     }
 }
