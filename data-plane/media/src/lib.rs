@@ -5,18 +5,18 @@
 
 pub mod codec;
 pub mod demux;
-pub mod negotiate;
 pub mod g711;
 pub mod latch;
-pub mod stats;
-pub mod tone;
+pub mod negotiate;
 pub mod packet;
+pub mod relay;
 pub mod rtcp;
 pub mod rtp;
-pub mod relay;
-pub mod sdp;
 pub mod sdes;
+pub mod sdp;
 pub mod srtp;
+pub mod stats;
 pub mod suite;
+pub mod tone;
 
 pub use suite::SrtpSuite;

@@ -1,5 +1,6 @@
 //! One session between two phones on a virtual clock. Field bugs of other relays have a test each.
 
+mod hostile;
 mod latching;
 mod lifecycle;
 mod secure;
@@ -515,4 +516,11 @@ fn the_path_is_the_cheapest_that_does() {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// Ten thousand calls must fit a small machine: a plain session stays around one KiB beside its configuration.
+#[test]
+fn a_plain_session_is_small() {
+    let size = size_of::<RelaySession>();
+    assert!(size <= 2048, "{size} octets");
 }

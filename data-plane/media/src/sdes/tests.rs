@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// RFC 4568 §6.1 and §10.1 print these lines.
+/// The form of RFC 4568's examples: suite, key, lifetime and MKI.
 const RFC_LINE: &str = "1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20|1:32";
 
 fn inline(len: usize) -> String {
@@ -9,7 +9,7 @@ fn inline(len: usize) -> String {
 }
 
 #[test]
-fn the_line_of_rfc_4568_reads_and_writes_back() {
+fn a_line_with_lifetime_and_mki_reads_and_writes_back() {
     let line = CryptoLine::parse(RFC_LINE).unwrap();
     assert_eq!((line.tag, line.suite()), (1, SrtpSuite::AesCm128HmacSha1_80));
     assert_eq!(line.keys[0].lifetime.unwrap().packets(), 1 << 20);
