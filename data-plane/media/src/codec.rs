@@ -137,7 +137,7 @@ impl FromStr for Codec {
 pub enum PayloadFormat {
     /// Audio.
     Audio(Codec),
-    /// Named telephone events at this clock rate in Hz (RFC 4733 §2.5.1.1: it follows the audio's clock).
+    /// Named telephone events at this clock rate in Hz (RFC 4733 §2.1: it follows the audio's clock).
     TelephoneEvent {
         /// 8000 beside the telephony codecs, 48000 beside opus.
         clock_rate: u32,

@@ -12,7 +12,7 @@
 //! * **Streams**: the first acceptable audio m-line is anchored, every other m-line is refused with port 0 in its place
 //!   (two audio m-lines are mostly the SRTP and the plain form of one stream). Refused ones are not shown to the other leg.
 //! * **Profiles**: `RTP/AVPF` and `RTP/SAVPF` are accepted with the feedback left out. DTLS-SRTP is refused, ICE is left
-//!   out (the peer then talks to the `c=` address, RFC 8839 §4.2.5).
+//!   out (the peer then talks to the `c=` address, RFC 8839 §4.2).
 //! * **Direction** passes through; the null-address hold of RFC 2543 becomes `sendonly` or `inactive`.
 //! * Attributes nobody here knows are left out, bandwidth lines and a few that describe the audio itself pass.
 
@@ -188,7 +188,7 @@ impl MediaSession {
     /// Takes an answer of `from` and returns what goes to the other leg: its answer; after
     /// [`originate`](Self::originate) first an offer, then, when that is answered, nothing (an empty body).
     ///
-    /// An answer that was already taken is answered alike (a 200 repeats the answer of a 183, RFC 6337 §2.2). A different
+    /// An answer that was already taken is answered alike (a 200 repeats the answer of a 183, RFC 6337 §2). A different
     /// one to the same offer replaces it: that is another fork's.
     ///
     /// # Errors
@@ -290,7 +290,7 @@ impl MediaSession {
         }
     }
 
-    /// Takes back an offer that was refused or has lapsed (RFC 3264 §8, RFC 6337 §3.4): what was agreed before stays in
+    /// Takes back an offer that was refused or has lapsed (RFC 3264 §8, RFC 6337 §2.3): what was agreed before stays in
     /// force. Returns false when no offer was waiting.
     pub fn reject(&mut self) -> bool {
         match std::mem::replace(&mut self.exchange, Exchange::Idle) {

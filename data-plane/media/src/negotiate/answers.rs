@@ -326,7 +326,7 @@ fn answered_formats(from: LegId, offered: &PendingStream, remote: &RemoteStream)
             })
         })
         .collect();
-    // Events at a clock no remaining codec has would carry timestamps of another stream (RFC 4733 §2.5.1.1).
+    // Events at a clock no remaining codec has would carry timestamps of another stream (RFC 4733 §2.1).
     let has_48000 = formats
         .iter()
         .any(|f| f.agreed.format.codec().is_some() && f.agreed.format.clock_rate() == 48_000);
@@ -346,7 +346,7 @@ fn settle_leg(state: &mut LegState, remote: &RemoteStream, crypto: Option<&Crypt
     state.protocol = Some(remote.protocol);
     state.remote_crypto = crypto.map(|pair| pair.theirs.clone());
     if let Some(CryptoPair { ours, .. }) = crypto {
-        // The rest stays for the next offer, which must not use a tag twice (RFC 4568 §9.1).
+        // The rest stays for the next offer, which must not use a tag twice (RFC 4568 §4.1).
         state
             .local_crypto
             .retain(|line| line.tag != ours.tag && line.suite() != ours.suite());

@@ -85,7 +85,7 @@ pub(super) fn own(to: LegId, policies: PerLeg<&LegPolicy>) -> Result<Vec<RemoteF
 const UNNUMBERED: u8 = u8::MAX;
 
 /// The telephone events these legs can carry: none unless both do, since the relay passes events on and cannot make
-/// tones of them; at 48000 Hz only beside a codec of that clock (RFC 4733 §2.5.1.1).
+/// tones of them; at 48000 Hz only beside a codec of that clock (RFC 4733 §2.1).
 fn companions(audio: &[RemoteFormat], policies: PerLeg<&LegPolicy>) -> Vec<PayloadFormat> {
     if LegId::BOTH
         .iter()

@@ -14,7 +14,7 @@ use super::ports::AddressFamily;
 const MAX_CRYPTO_LINES: usize = 16;
 
 /// Attributes that describe the audio and not its transport, passed to the other leg unread (RFC 4574, RFC 4796,
-/// RFC 8866 §6.10, RFC 8373). Everything else is left out: what the edge does not know it cannot promise.
+/// RFC 8866 §6.12, RFC 8373). Everything else is left out: what the edge does not know it cannot promise.
 const PASSED_ATTRIBUTES: [&str; 6] = ["label", "content", "lang", "hlang-send", "hlang-recv", "silenceSupp"];
 
 /// Bandwidth modifiers passed on (RFC 8866 §5.8, RFC 3556, RFC 3890).
