@@ -112,7 +112,8 @@ CREATE TABLE binding_revision (
     value INTEGER NOT NULL,
     floor INTEGER NOT NULL
 );
-INSERT INTO binding_revision (id, value, floor) VALUES (1, 0, 0);
+-- 0 is what a watcher says that has seen nothing.
+INSERT INTO binding_revision (id, value, floor) VALUES (1, 1, 0);
 
 -- One row per address of record; one without bindings says that it was unregistered, until purged.
 CREATE TABLE registrations (

@@ -12,6 +12,7 @@
 )]
 
 pub mod identity;
+pub mod ingest;
 pub mod metrics;
 pub mod store;
 pub mod stream;

@@ -1,5 +1,18 @@
-//! Configuration to the workers: what there is (`catalogue`), what one worker lacks (`session`), who is there (`fleet`).
+//! Configuration to the workers.
+//!
+//! ```text
+//! store ─► source (one task) ─► catalogue (immutable, shared) ─► service (a task per stream) ─► worker
+//!                                                                  └ session: what this worker lacks
+//! ```
+//!
+//! What the workers say of themselves is in [`Fleet`], where the API reads it.
 
 pub mod catalogue;
+mod fleet;
+mod service;
 pub mod session;
-pub mod source;
+mod source;
+
+pub use fleet::{Attachment, CommandError, Fleet, PendingCommand, Slot, WorkerState};
+pub use service::ConfigurationStreams;
+pub use source::CatalogueSource;
