@@ -53,7 +53,9 @@ impl Algorithm {
 
     /// Reads a token case-insensitively.
     pub fn parse(token: &str) -> Option<Self> {
-        [Self::Md5, Self::Sha256, Self::Sha512_256].into_iter().find(|known| known.as_str().eq_ignore_ascii_case(token))
+        [Self::Md5, Self::Sha256, Self::Sha512_256]
+            .into_iter()
+            .find(|known| known.as_str().eq_ignore_ascii_case(token))
     }
 
     /// Digits of a hash in hexadecimal: 32 or 64.
@@ -88,7 +90,10 @@ pub struct Ha1 {
 impl Ha1 {
     /// Takes lower- or upper-case hexadecimal digits; `None` unless there are exactly [`Algorithm::hex_len`] of them.
     pub fn from_hex(algorithm: Algorithm, hex: &str) -> Option<Self> {
-        Some(Self { algorithm, hex: Hex::parse(hex).filter(|parsed| parsed.as_bytes().len() == algorithm.hex_len())? })
+        Some(Self {
+            algorithm,
+            hex: Hex::parse(hex).filter(|parsed| parsed.as_bytes().len() == algorithm.hex_len())?,
+        })
     }
 
     /// Its algorithm.
@@ -131,7 +136,9 @@ pub(crate) struct ResponseInput<'a> {
 
 /// RFC 7616 §3.4.1; without qop RFC 2617 §3.2.2.1.
 pub(crate) fn response(ha1: &Ha1, input: &ResponseInput<'_>) -> Hex {
-    let ha2 = ha1.algorithm.hash(&[input.method.as_bytes(), b":", input.uri.as_bytes()]);
+    let ha2 = ha1
+        .algorithm
+        .hash(&[input.method.as_bytes(), b":", input.uri.as_bytes()]);
     let (ha1_hex, ha2_hex, nonce) = (ha1.hex.as_bytes(), ha2.as_bytes(), input.nonce.as_bytes());
     match input.count {
         Some((nc, cnonce)) => ha1.algorithm.hash(&[
@@ -165,7 +172,10 @@ impl Hex {
             pair[0] = DIGITS[usize::from(byte >> 4)];
             pair[1] = DIGITS[usize::from(byte & 15)];
         }
-        Self { digits, len: (bytes.len() * 2).min(64) }
+        Self {
+            digits,
+            len: (bytes.len() * 2).min(64),
+        }
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -175,7 +185,10 @@ impl Hex {
         let mut digits = [0; 64];
         digits[..text.len()].copy_from_slice(text.as_bytes());
         digits.make_ascii_lowercase();
-        Some(Self { digits, len: text.len() })
+        Some(Self {
+            digits,
+            len: text.len(),
+        })
     }
 
     fn as_bytes(&self) -> &[u8] {

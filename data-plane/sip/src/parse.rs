@@ -23,7 +23,7 @@ mod peek;
 pub(crate) mod scan;
 mod start;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use peek::{KeepAlive, keep_alive, peek_call_id};
 use scan::{CommaSplit, decimal, next_comma, trim_lws};

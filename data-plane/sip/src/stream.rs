@@ -64,7 +64,13 @@ impl StreamError {
 impl Framer {
     /// An empty framer.
     pub fn new(limits: Limits) -> Self {
-        Self { buffer: BytesMut::new(), limits, scanned: 0, half_ping: false, failed: None }
+        Self {
+            buffer: BytesMut::new(),
+            limits,
+            scanned: 0,
+            half_ping: false,
+            failed: None,
+        }
     }
 
     /// Adds bytes that were read. Ignored after an error.
@@ -126,11 +132,10 @@ impl Framer {
         None
     }
 
-    /// Offset behind the empty line, if it has arrived.
+    /// Offset behind the empty line, if it has arrived. `scanned` stays in front of it until the body is complete.
     fn head_end(&mut self) -> Result<Option<usize>, StreamError> {
-        let from = self.scanned.saturating_sub(3);
-        let end = memchr::memmem::find(&self.buffer[from..], b"\r\n\r\n").map(|at| from + at + 4);
-        self.scanned = self.buffer.len();
+        let end = memchr::memmem::find(&self.buffer[self.scanned..], b"\r\n\r\n").map(|at| self.scanned + at + 4);
+        self.scanned = end.unwrap_or(self.buffer.len() + 1).saturating_sub(4);
         if end.unwrap_or(self.buffer.len()) > self.limits.message {
             return Err(self.fail(StreamError::TooLarge));
         }

@@ -38,10 +38,16 @@ impl ClientDigest {
     /// # Errors
     /// See [`ChallengeError`].
     pub fn from_challenge(response: &Response) -> Result<Self, ChallengeError> {
-        let role = [Role::UserAgent, Role::Proxy].into_iter().find(|role| role.status() == response.status());
+        let role = [Role::UserAgent, Role::Proxy]
+            .into_iter()
+            .find(|role| role.status() == response.status());
         let role = role.ok_or(ChallengeError::NotAChallenge)?;
-        let mut challenges = response.lines(role.challenge_header()).filter_map(|line| AuthScheme::parse(line).ok());
-        challenges.find_map(|auth| Self::read(&auth, role)).ok_or(ChallengeError::NoneSupported)
+        let mut challenges = response
+            .lines(role.challenge_header())
+            .filter_map(|line| AuthScheme::parse(line).ok());
+        challenges
+            .find_map(|auth| Self::read(&auth, role))
+            .ok_or(ChallengeError::NoneSupported)
     }
 
     fn read(auth: &AuthScheme<'_>, role: Role) -> Option<Self> {
@@ -49,7 +55,10 @@ impl ClientDigest {
             return None;
         }
         let qop = auth.value("qop");
-        if qop.as_ref().is_some_and(|list| !list.split(',').any(|one| one.trim().eq_ignore_ascii_case("auth"))) {
+        if qop
+            .as_ref()
+            .is_some_and(|list| !list.split(',').any(|one| one.trim().eq_ignore_ascii_case("auth")))
+        {
             return None;
         }
         Some(Self {
@@ -58,9 +67,13 @@ impl ClientDigest {
             realm: inner(auth, "realm")?,
             nonce: inner(auth, "nonce")?,
             opaque: inner(auth, "opaque"),
-            algorithm: auth.value("algorithm").map_or(Some(Algorithm::Md5), |token| Algorithm::parse(&token))?,
+            algorithm: auth
+                .value("algorithm")
+                .map_or(Some(Algorithm::Md5), |token| Algorithm::parse(&token))?,
             has_qop: qop.is_some(),
-            stale: auth.value("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true")),
+            stale: auth
+                .value("stale")
+                .is_some_and(|stale| stale.eq_ignore_ascii_case("true")),
             count: 0,
         })
     }
@@ -97,7 +110,12 @@ impl ClientDigest {
         let nc = format!("{:08x}", self.count);
         let count = self.has_qop.then_some((nc.as_str(), cnonce.as_str()));
         let secret = ha1(self.algorithm, username, &self.realm, password);
-        let input = ResponseInput { nonce: &self.nonce, count, method: method.as_str(), uri };
+        let input = ResponseInput {
+            nonce: &self.nonce,
+            count,
+            method: method.as_str(),
+            uri,
+        };
         let answer = response(&secret, &input);
         let username = username.replace('\\', "\\\\").replace('"', "\\\"");
         let mut value = format!(
@@ -119,7 +137,12 @@ impl ClientDigest {
 
 fn inner(auth: &AuthScheme<'_>, name: &str) -> Option<String> {
     let raw = auth.param(name)?.raw();
-    Some(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw).to_owned())
+    Some(
+        raw.strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .unwrap_or(raw)
+            .to_owned(),
+    )
 }
 
 impl fmt::Debug for ClientDigest {

@@ -52,7 +52,9 @@ impl NonceKey {
         if nonce.len() != RAW.div_ceil(3) * 4 - 1 || URL_SAFE_NO_PAD.decode_slice(nonce, &mut raw).ok()? != RAW {
             return None;
         }
-        self.mac(&raw[..TIME + SALT], realm).verify_truncated_left(&raw[TIME + SALT..]).ok()?;
+        self.mac(&raw[..TIME + SALT], realm)
+            .verify_truncated_left(&raw[TIME + SALT..])
+            .ok()?;
         let issued = u64::from_be_bytes(raw[..TIME].try_into().ok()?);
         let now = millis(wall);
         let age = now.saturating_sub(issued);
@@ -72,7 +74,8 @@ impl NonceKey {
 
 /// Milliseconds since the Unix epoch; 0 before it.
 pub(crate) fn millis(wall: SystemTime) -> u64 {
-    wall.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    wall.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl fmt::Debug for NonceKey {

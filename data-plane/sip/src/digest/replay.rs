@@ -39,7 +39,12 @@ pub(crate) enum Verdict {
 impl ReplayGuard {
     /// Remembers up to `capacity` nonces, at least one.
     pub fn new(capacity: usize) -> Self {
-        Self { seen: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1), floor: None }
+        Self {
+            seen: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(1),
+            floor: None,
+        }
     }
 
     /// Nonces remembered now.
@@ -67,7 +72,13 @@ impl ReplayGuard {
             self.forget_first();
         }
         self.order.push_back(nonce);
-        self.seen.insert(nonce.id, Window { highest: count, used: 1 });
+        self.seen.insert(
+            nonce.id,
+            Window {
+                highest: count,
+                used: 1,
+            },
+        );
         Verdict::Fresh
     }
 
@@ -112,7 +123,11 @@ mod tests {
             assert_eq!(guard.mark(nonce(1, 10), count, 0), Verdict::Fresh, "{count}");
             assert_eq!(guard.mark(nonce(1, 10), count, 0), Verdict::Replayed, "{count}");
         }
-        assert_eq!(guard.mark(nonce(1, 10), 6, 0), Verdict::Replayed, "64 below the highest is out of the window");
+        assert_eq!(
+            guard.mark(nonce(1, 10), 6, 0),
+            Verdict::Replayed,
+            "64 below the highest is out of the window"
+        );
         assert_eq!(guard.mark(nonce(1, 10), u32::MAX, 0), Verdict::Fresh);
         assert_eq!(guard.mark(nonce(2, 10), 1, 0), Verdict::Fresh);
     }

@@ -108,7 +108,12 @@ impl DigestServer {
     /// `realm` is written between quotes; `"` and `\` in it are escaped, CR, LF and NUL make a challenge that cannot be written.
     pub fn new(realm: impl Into<String>, role: Role) -> Self {
         let algorithms = vec![Algorithm::Sha256, Algorithm::Md5];
-        Self { realm: realm.into(), role, algorithms, lifetime: Duration::from_secs(300) }
+        Self {
+            realm: realm.into(),
+            role,
+            algorithms,
+            lifetime: Duration::from_secs(300),
+        }
     }
 
     /// Algorithms to offer, preferred first (RFC 8760 §2.4). SHA-512-256 is accepted whenever SHA-256 is offered.
@@ -139,7 +144,10 @@ impl DigestServer {
         let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
         let stale = if stale { ", stale=true" } else { "" };
         let value = |algorithm: &Algorithm| {
-            format!("Digest realm=\"{realm}\", nonce=\"{nonce}\", algorithm={}, qop=\"auth\"{stale}", algorithm.as_str())
+            format!(
+                "Digest realm=\"{realm}\", nonce=\"{nonce}\", algorithm={}, qop=\"auth\"{stale}",
+                algorithm.as_str()
+            )
         };
         self.algorithms.iter().map(value).collect()
     }
@@ -165,7 +173,9 @@ impl DigestServer {
         if !same_resource(&credentials.uri, request) {
             return Outcome::Malformed("digest uri names another resource");
         }
-        let Some(nonce) = key.check(&credentials.nonce, &self.realm, wall, self.lifetime) else { return Outcome::Stale };
+        let Some(nonce) = key.check(&credentials.nonce, &self.realm, wall, self.lifetime) else {
+            return Outcome::Stale;
+        };
         let username = credentials.username.clone();
         let known = lookup(&username, credentials.algorithm).filter(|known| known.algorithm() == credentials.algorithm);
         let is_known = known.is_some();
@@ -180,7 +190,10 @@ impl DigestServer {
         }
         let oldest = millis(wall).saturating_sub(u64::try_from(self.lifetime.as_millis()).unwrap_or(u64::MAX));
         match replays.mark(nonce, credentials.count_number(), oldest) {
-            Verdict::Fresh => Outcome::Ok(Authenticated { username, algorithm: credentials.algorithm }),
+            Verdict::Fresh => Outcome::Ok(Authenticated {
+                username,
+                algorithm: credentials.algorithm,
+            }),
             Verdict::Replayed => Outcome::Replay { username },
             Verdict::Forgotten => Outcome::Stale,
         }
@@ -190,7 +203,9 @@ impl DigestServer {
     fn credentials(&self, request: &Request) -> Result<Option<Credentials>, &'static str> {
         for line in request.lines(self.role.credentials_header()) {
             let Ok(auth) = AuthScheme::parse(line) else {
-                let is_digest = line.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Digest"));
+                let is_digest = line
+                    .get(..6)
+                    .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"Digest"));
                 if is_digest {
                     return Err("credentials do not parse");
                 }
@@ -227,12 +242,19 @@ struct Count {
 
 impl Credentials {
     fn read(auth: &AuthScheme<'_>, accepts: impl Fn(Algorithm) -> bool) -> Result<Self, &'static str> {
-        if auth.value("userhash").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        if auth
+            .value("userhash")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        {
             return Err("userhash is not offered");
         }
         // No algorithm means MD5 (RFC 7616 §3.3).
-        let algorithm = auth.value("algorithm").map_or(Some(Algorithm::Md5), |token| Algorithm::parse(&token));
-        let algorithm = algorithm.filter(|algorithm| accepts(*algorithm)).ok_or("algorithm was not offered")?;
+        let algorithm = auth
+            .value("algorithm")
+            .map_or(Some(Algorithm::Md5), |token| Algorithm::parse(&token));
+        let algorithm = algorithm
+            .filter(|algorithm| accepts(*algorithm))
+            .ok_or("algorithm was not offered")?;
         // The hash covers the text between the quotes, so escapes stay (RFC 7616 §3.4.1, unq).
         let inner = |name: &str| auth.param(name).map(|param| bare(param.raw()).to_owned());
         let response = inner("response").ok_or("response is missing")?;
@@ -244,7 +266,11 @@ impl Credentials {
                 let is_hex = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
                 let number = u32::from_str_radix(&text, 16).ok().filter(|nc| is_hex && *nc > 0);
                 let number = number.ok_or("nc is not eight hexadecimal digits above 0")?;
-                Some(Count { text, number, cnonce: inner("cnonce").ok_or("cnonce is missing")? })
+                Some(Count {
+                    text,
+                    number,
+                    cnonce: inner("cnonce").ok_or("cnonce is missing")?,
+                })
             }
             Some(_) => return Err("qop was not offered"),
         };
@@ -261,7 +287,10 @@ impl Credentials {
     fn input<'a>(&'a self, request: &'a Request) -> ResponseInput<'a> {
         ResponseInput {
             nonce: &self.nonce,
-            count: self.count.as_ref().map(|count| (count.text.as_str(), count.cnonce.as_str())),
+            count: self
+                .count
+                .as_ref()
+                .map(|count| (count.text.as_str(), count.cnonce.as_str())),
             method: request.method().as_str(),
             uri: &self.uri,
         }
@@ -274,12 +303,16 @@ impl Credentials {
 }
 
 fn bare(raw: &str) -> &str {
-    raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)
+    raw.strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .unwrap_or(raw)
 }
 
 /// RFC 3261 §22.4 item 2 lets the URIs differ in escaping and by what proxies changed; scheme, user and host must not.
 fn same_resource(digest_uri: &str, request: &Request) -> bool {
-    let Ok(claimed) = Uri::parse(digest_uri.as_bytes()) else { return false };
+    let Ok(claimed) = Uri::parse(digest_uri.as_bytes()) else {
+        return false;
+    };
     match (claimed, request.uri()) {
         (Uri::Sip(a), Uri::Sip(b)) => {
             let user = |user: Option<&str>| user.map(|user| crate::uri::unescape(user).into_owned());

@@ -30,7 +30,7 @@ impl<'a> AuthScheme<'a> {
         let rest = std::str::from_utf8(scanner.rest()).map_err(|_| scanner.error("UTF-8 parameters"))?;
         let auth = Self { scheme, params: rest };
         if auth.is_digest() {
-            CommaSplit::new(rest.as_bytes()).try_for_each(|param| check_param(param))?;
+            CommaSplit::new(rest.as_bytes()).try_for_each(check_param)?;
         }
         Ok(auth)
     }

@@ -73,23 +73,21 @@ impl<'a> Transport<'a> {
 }
 
 impl<'a> Via<'a> {
-    /// Reads only as much as an answer needs: sent-protocol and sent-by. Parameters are left out.
+    /// Reads only as much as an answer needs: sent-protocol of any SIP version and sent-by. Parameters are left out.
     pub(crate) fn parse_sent_by(value: &'a [u8]) -> Result<Self, SyntaxError> {
         let mut scanner = Scanner::new(trim_lws(value));
-        Self::head(&mut scanner)
+        Self::head(&mut scanner).map(|(_, via)| via)
     }
 
-    fn head(scanner: &mut Scanner<'a>) -> Result<Self, SyntaxError> {
+    /// The protocol version, and all but the parameters.
+    fn head(scanner: &mut Scanner<'a>) -> Result<(&'a str, Self), SyntaxError> {
         let protocol = scanner.token("sent-protocol")?;
         scanner.skip_lws();
         scanner.expect(b'/', "'/' in sent-protocol")?;
         scanner.skip_lws();
         let version = scanner.token("protocol version")?;
-        if !protocol.eq_ignore_ascii_case("SIP") || version != "2.0" {
-            return Err(SyntaxError {
-                expected: "SIP/2.0",
-                at: 0,
-            });
+        if !protocol.eq_ignore_ascii_case("SIP") {
+            return Err(SyntaxError { expected: "SIP", at: 0 });
         }
         scanner.skip_lws();
         scanner.expect(b'/', "'/' before transport")?;
@@ -110,12 +108,15 @@ impl<'a> Via<'a> {
         } else {
             None
         };
-        Ok(Self {
-            transport,
-            host,
-            port,
-            params: Params::default(),
-        })
+        Ok((
+            version,
+            Self {
+                transport,
+                host,
+                port,
+                params: Params::default(),
+            },
+        ))
     }
 
     fn scan_host(scanner: &mut Scanner<'a>) -> Result<Host<'a>, SyntaxError> {
@@ -217,7 +218,13 @@ impl<'a> TypedHeader<'a> for Via<'a> {
 
     fn parse(value: &'a [u8]) -> Result<Self, SyntaxError> {
         let mut scanner = Scanner::new(trim_lws(value));
-        let head = Self::head(&mut scanner)?;
+        let (version, head) = Self::head(&mut scanner)?;
+        if version != "2.0" {
+            return Err(SyntaxError {
+                expected: "SIP/2.0",
+                at: 0,
+            });
+        }
         Ok(Self {
             params: Params::parse_header(&mut scanner)?,
             ..head
