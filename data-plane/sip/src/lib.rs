@@ -4,7 +4,7 @@
 //!
 //! - [`parse`]: `parse(Bytes) -> Parsed::{Understood, Answerable, Drop}`, [`parse::peek_call_id`], keep-alives.
 //! - [`message`]: [`message::Request`], [`message::Response`], and what both share, [`message::Fields`].
-//! - [`write`]: requests, responses, ACK and CANCEL; [`edit`]: changes to a message that passes through.
+//! - [`mod@write`]: requests, responses, ACK and CANCEL; [`edit`]: changes to a message that passes through.
 //! - [`stream`]: messages out of a TCP or TLS stream; [`digest`]: authentication, both sides.
 //! - [`transaction`]: the four machines and their table; [`timer`]: their values; [`dialog`]: dialogs of a record-routing proxy.
 //! - [`header`], [`uri`], [`method`], [`status`]: typed values that borrow from the message.

@@ -1,5 +1,7 @@
 //! Properties that hold for any input: nothing panics, what is understood survives writing, edits do what they say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -59,13 +61,11 @@ fn request(bytes: Bytes) -> Request {
 
 /// Calls everything that reads a message.
 fn read_everything(message: &Message) {
-    let fields = || {
-        message
-            .iter()
-            .map(|field| (field.name.as_str().len(), field.value.len()))
-            .count()
-    };
-    assert_eq!(fields(), message.iter().count());
+    let named = message
+        .iter()
+        .filter(|field| !field.name.as_str().is_empty() && field.value.len() < 65_536)
+        .count();
+    assert_eq!(named, message.iter().count());
     let _ = (
         message.top_via().branch(),
         message.from().tag(),
@@ -128,7 +128,7 @@ fn survives(bytes: Vec<u8>, framing: Framing) {
             let answer = bad.response("tag", "192.0.2.1:5060".parse().unwrap()).unwrap();
             assert!(answer.ends_with(b"Content-Length: 0\r\n\r\n"));
             assert_eq!(
-                memchr_lines(&answer),
+                crlf_count(&answer),
                 answer.iter().filter(|byte| **byte == b'\n').count()
             );
         }
@@ -137,7 +137,7 @@ fn survives(bytes: Vec<u8>, framing: Framing) {
 }
 
 /// Line ends that are CRLF.
-fn memchr_lines(bytes: &[u8]) -> usize {
+fn crlf_count(bytes: &[u8]) -> usize {
     bytes.windows(2).filter(|pair| *pair == b"\r\n").count()
 }
 

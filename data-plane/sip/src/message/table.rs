@@ -2,7 +2,7 @@ use smallvec::SmallVec;
 
 use crate::header::{FieldName, HeaderName};
 
-/// The header table, with inline room for 24 fields (288 bytes): a phone's INVITE has 12 to 18.
+/// The header table, with inline room for 24 fields (240 bytes): a phone's INVITE has 12 to 18.
 pub(crate) type Table = SmallVec<[Entry; 24]>;
 
 /// A range of the message. 16 bits suffice: [`crate::parse::MAX_MESSAGE_SIZE`].
