@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::credential::Credential;
 use crate::line::Line;
-use crate::name::{CredentialName, LineName, RouteId, TrunkId};
+use crate::name::{CredentialName, LineName, RouteId, TrunkId, WorkerId};
 use crate::route::{Route, TargetKind};
 use crate::settings::WorkerSettings;
 use crate::shard_map::ShardMap;
@@ -21,8 +21,8 @@ use crate::trunk::{L4Protocol, Trunk};
 /// Names a resource of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceKey {
-    /// Worker settings, one per worker.
-    WorkerSettings,
+    /// What the worker of this id needs to know.
+    WorkerSettings(WorkerId),
     /// A trunk.
     Trunk(TrunkId),
     /// Certificate and key of a TLS trunk.
@@ -35,14 +35,11 @@ pub enum ResourceKey {
     Route(RouteId),
 }
 
-/// Name of the worker settings resource.
-pub const WORKER_SETTINGS_NAME: &str = "workerSettings";
-
 /// The resource name; kinds with equal names (a trunk and its TLS identity) differ by their type on the wire.
 impl fmt::Display for ResourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WorkerSettings => f.write_str(WORKER_SETTINGS_NAME),
+            Self::WorkerSettings(worker) => write!(f, "workers/{worker}"),
             Self::Trunk(trunk) | Self::TlsIdentity(trunk) => write!(f, "trunks/{trunk}"),
             Self::Credential(name) => name.fmt(f),
             Self::Line(name) => name.fmt(f),
@@ -64,7 +61,7 @@ pub struct Resource {
 #[derive(Debug, Clone)]
 pub enum Body {
     /// Worker settings.
-    WorkerSettings(Arc<WorkerSettings>),
+    WorkerSettings(WorkerId, Arc<WorkerSettings>),
     /// A trunk.
     Trunk(Arc<Trunk>),
     /// Certificate and key of a TLS trunk.
@@ -81,7 +78,7 @@ impl Resource {
     /// Its key.
     pub fn key(&self) -> ResourceKey {
         match &self.body {
-            Body::WorkerSettings(_) => ResourceKey::WorkerSettings,
+            Body::WorkerSettings(worker, _) => ResourceKey::WorkerSettings(worker.clone()),
             Body::Trunk(trunk) => ResourceKey::Trunk(trunk.id.clone()),
             Body::TlsIdentity(identity) => ResourceKey::TlsIdentity(identity.trunk.clone()),
             Body::Credential(credential) => ResourceKey::Credential(credential.name.clone()),
@@ -177,7 +174,7 @@ impl<T> Clone for Held<T> {
 #[derive(Clone, Default)]
 pub struct Snapshot {
     revision: i64,
-    settings: Option<Held<WorkerSettings>>,
+    settings: Option<(WorkerId, Held<WorkerSettings>)>,
     trunks: Arc<BTreeMap<TrunkId, Held<Trunk>>>,
     tls: Arc<BTreeMap<TrunkId, Held<TlsIdentity>>>,
     lines: Arc<BTreeMap<LineName, Held<Line>>>,
@@ -257,7 +254,7 @@ impl Snapshot {
     pub fn settings(&self) -> Arc<WorkerSettings> {
         self.settings
             .as_ref()
-            .map(|held| Arc::clone(&held.value))
+            .map(|(_, held)| Arc::clone(&held.value))
             .unwrap_or_default()
     }
 
@@ -280,7 +277,12 @@ impl Snapshot {
                 body: body(Arc::clone(&held.value)),
             })
         }
-        all(self.settings.iter(), Body::WorkerSettings)
+        self.settings
+            .iter()
+            .map(|(worker, held)| Resource {
+                version: held.version,
+                body: Body::WorkerSettings(worker.clone(), Arc::clone(&held.value)),
+            })
             .chain(all(self.trunks.values(), Body::Trunk))
             .chain(all(self.tls.values(), Body::TlsIdentity))
             .chain(all(self.credentials.iter().map(|(_, held)| held), Body::Credential))
@@ -432,7 +434,7 @@ impl Snapshot {
         };
         let name = || "name".to_owned();
         match body {
-            Body::WorkerSettings(_) | Body::Trunk(_) => None,
+            Body::WorkerSettings(..) | Body::Trunk(_) => None,
             Body::TlsIdentity(identity) => known(&identity.trunk, &|| "trunk".into()),
             Body::Line(line) => known(line.name.trunk(), &name),
             Body::Credential(credential) => {
@@ -474,7 +476,7 @@ impl Snapshot {
     fn insert(&mut self, resource: Resource) {
         let version = resource.version;
         match resource.body {
-            Body::WorkerSettings(value) => self.settings = Some(Held { version, value }),
+            Body::WorkerSettings(worker, value) => self.settings = Some((worker, Held { version, value })),
             Body::Trunk(value) => {
                 Arc::make_mut(&mut self.trunks).insert(value.id.clone(), Held { version, value });
             }
@@ -500,7 +502,9 @@ impl Snapshot {
 
     fn remove(&mut self, key: &ResourceKey) {
         match key {
-            ResourceKey::WorkerSettings => self.settings = None,
+            ResourceKey::WorkerSettings(worker) => {
+                self.settings = self.settings.take().filter(|(held, _)| held != worker)
+            }
             ResourceKey::TlsIdentity(trunk) => {
                 Arc::make_mut(&mut self.tls).remove(trunk);
             }
@@ -542,7 +546,7 @@ impl Snapshot {
 
     fn holds(&self, key: &ResourceKey) -> bool {
         match key {
-            ResourceKey::WorkerSettings => self.settings.is_some(),
+            ResourceKey::WorkerSettings(worker) => self.settings.as_ref().is_some_and(|(held, _)| held == worker),
             ResourceKey::Trunk(trunk) => self.trunks.contains_key(trunk),
             ResourceKey::TlsIdentity(trunk) => self.tls.contains_key(trunk),
             ResourceKey::Credential(name) => self.credentials.get(name).is_some(),
@@ -591,7 +595,7 @@ fn belongs_to(key: &ResourceKey, removed: &ResourceKey) -> bool {
         ResourceKey::TlsIdentity(of) => of == trunk,
         ResourceKey::Credential(name) => name.trunk() == trunk,
         ResourceKey::Line(name) => name.trunk() == trunk,
-        ResourceKey::WorkerSettings | ResourceKey::Trunk(_) | ResourceKey::Route(_) => false,
+        ResourceKey::WorkerSettings(_) | ResourceKey::Trunk(_) | ResourceKey::Route(_) => false,
     }
 }
 
