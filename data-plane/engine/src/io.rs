@@ -20,13 +20,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use trunkline_media::negotiate::{AddressFamily, PortLease, PortsExhausted};
-use trunkline_media::relay::{LegId, PortId, SessionConfig};
-use trunkline_media::stats::SessionStats;
-use trunkline_shared::binding::{Aor, Binding};
+use trunkline_media::relay::{LegId, LegStats, PerLeg, PortId, SessionConfig};
+use trunkline_shared::binding::{Aor, AorBindings, Binding};
 use trunkline_shared::call::CallRecord;
 use trunkline_shared::name::TrunkId;
 use trunkline_shared::reject::Reject;
+pub use trunkline_shared::trunk::Transport;
 use trunkline_shared::trunk::Trunk;
+use trunkline_sip::digest::ReplayGuard;
 
 use crate::metrics::Counter;
 
@@ -39,46 +40,24 @@ pub struct Now {
     pub wall: SystemTime,
 }
 
-/// Transport of a SIP flow (RFC 3261 §18).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Transport {
-    /// Datagrams.
-    Udp,
-    /// A TCP connection.
-    Tcp,
-    /// TLS over TCP.
-    Tls,
+/// What the engine asks of a transport beyond its name.
+pub(crate) trait TransportExt {
+    /// Whether the transport retransmits by itself (RFC 3261 §17).
+    fn is_reliable(self) -> bool;
+    /// The value of the `transport` URI parameter (RFC 3261 §19.1.1).
+    fn uri_token(self) -> &'static str;
 }
 
-impl Transport {
-    /// Whether the transport retransmits by itself (RFC 3261 §17).
-    pub const fn is_reliable(self) -> bool {
+impl TransportExt for Transport {
+    fn is_reliable(self) -> bool {
         !matches!(self, Self::Udp)
     }
 
-    /// The token of Via (RFC 3261 §20.42).
-    pub const fn via_token(self) -> &'static str {
-        match self {
-            Self::Udp => "UDP",
-            Self::Tcp => "TCP",
-            Self::Tls => "TLS",
-        }
-    }
-
-    /// The value of the `transport` URI parameter (RFC 3261 §19.1.1).
-    pub const fn uri_token(self) -> &'static str {
+    fn uri_token(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
-        }
-    }
-
-    /// Port used where none is given (RFC 3261 §19.1.2).
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Self::Udp | Self::Tcp => 5060,
-            Self::Tls => 5061,
         }
     }
 }
@@ -231,9 +210,9 @@ pub enum RelayEvent {
         leg: LegId,
     },
     /// Figures while the session runs.
-    Stats(Box<SessionStats>),
+    Stats(Box<PerLeg<LegStats>>),
     /// The session is gone; the last figures.
-    Closed(Box<SessionStats>),
+    Closed(Box<PerLeg<LegStats>>),
 }
 
 /// What goes to the control plane, and to nobody else.
@@ -242,7 +221,7 @@ pub enum Report {
     /// The call as it stands; replaces what was reported of it before.
     Call(Box<CallRecord>),
     /// All bindings of an AOR after a change; none: it is not registered.
-    Registration(AorState),
+    Registration(AorBindings),
     /// A digest failure worth keeping.
     AuthenticationFailure {
         /// Trunk that challenged.
@@ -254,19 +233,6 @@ pub enum Report {
         /// Stable token, e.g. `bad_credentials`.
         reason: &'static str,
     },
-}
-
-/// All bindings of an AOR at one moment.
-#[derive(Debug, Clone)]
-pub struct AorState {
-    /// The address of record.
-    pub aor: Aor,
-    /// Its URI as registered, e.g. `sip:alice@example.com`.
-    pub uri: String,
-    /// Live bindings.
-    pub bindings: Vec<Binding>,
-    /// Time of the change; the later one wins.
-    pub changed: SystemTime,
 }
 
 /// A binding and, where this worker holds it, the flow it came by.
@@ -296,8 +262,9 @@ pub trait Env: Budgets {
     /// Gives a pair back; the pool keeps it in quarantine before it is used again.
     fn release_ports(&self, ports: PortId);
 
-    /// Whether `count` is new for this digest nonce, and notes it (RFC 7616 §3.4, replay).
-    fn accept_nonce_count(&self, now: Now, nonce: &[u8], count: u32) -> bool;
+    /// Calls `check` with the guard that remembers the nonce counts of this worker (RFC 7616 §3.4): one for all shards, or a
+    /// captured request could be repeated on each of them.
+    fn with_replay_guard(&self, check: &mut dyn FnMut(&mut ReplayGuard));
 
     /// Adds one to a counter.
     fn count(&self, counter: Counter);
