@@ -1,1 +1,27 @@
-//! placeholder
+//! What must hold for every input from the network, as functions from bytes to nothing that panic when it does not.
+//!
+//! Each target is a module with one function `run`. `tests/corpus.rs` replays the committed inputs of `corpus/` through
+//! them in every test run; the binaries behind the feature `libfuzzer` let libFuzzer look for new ones (`explore.sh`).
+//! An input that once failed stays in its corpus under a name that says what it showed.
+
+pub mod digest;
+pub mod negotiation;
+pub mod rtp;
+pub mod sdp;
+pub mod sip_message;
+pub mod sip_stream;
+pub mod srtp;
+
+/// A target: its name, which is also its directory of the corpus and its binary, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("digest", digest::run),
+    ("negotiation", negotiation::run),
+    ("rtp", rtp::run),
+    ("sdp", sdp::run),
+    ("sip_message", sip_message::run),
+    ("sip_stream", sip_stream::run),
+    ("srtp", srtp::run),
+];
