@@ -1,1 +1,4 @@
-//! What every binary needs around its own work.
+//! What every binary needs around its own work: logs and traces, and an orderly end.
+
+pub mod drain;
+pub mod telemetry;
