@@ -11,8 +11,12 @@
     reason = "this crate is an I/O layer: it owns its clock and its tasks"
 )]
 
+pub mod app;
+pub mod domain;
+pub mod grpc;
 pub mod identity;
 pub mod ingest;
 pub mod metrics;
+pub mod options;
 pub mod store;
 pub mod stream;
