@@ -6,6 +6,7 @@
 pub mod access;
 pub mod audit;
 pub mod call;
+mod certificate;
 mod changed;
 mod check;
 pub mod credential;

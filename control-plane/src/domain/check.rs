@@ -3,7 +3,7 @@
 use trunkline_proto::v1;
 use trunkline_shared::{
     name::{CredentialName, LineName, NameError, RouteId, TrunkId, is_valid_id},
-    wire::{self, Violations},
+    wire::{self, Violation, ViolationKind, Violations},
 };
 
 use super::{Error, FieldViolation, PreconditionViolation, mutation::check_request_id};
@@ -154,8 +154,15 @@ impl Findings {
     }
 
     fn violations(&mut self, violations: Violations) {
-        for violation in violations.0 {
-            let _ = violation;
+        for Violation { field, description, kind, reason } in violations.0 {
+            match kind {
+                ViolationKind::InvalidArgument => self.fields.push(FieldViolation { field, description }),
+                ViolationKind::FailedPrecondition => self.preconditions.push(PreconditionViolation {
+                    kind: reason.to_owned(),
+                    subject: field,
+                    description,
+                }),
+            }
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use prost_types::FieldMask;
 use trunkline_proto::v1;
 use trunkline_shared::wire;
 
@@ -178,10 +177,8 @@ pub async fn update(
     let stored_password =
         credential::password(tx.conn(), &cipher, &name).await?.ok_or_else(|| Error::not_found(&name))?;
     let mut findings = Findings::default();
-    let mask = request.update_mask.as_ref();
     let base = v1::DigestCredential { password: stored_password.as_str().to_owned(), ..current.clone() };
-    let merged = findings.masked(wire::apply_mask_credential(&base, patch, mask));
-    let merged = merged.map(|merged| keep_password(merged, &stored_password, mask));
+    let merged = findings.masked(wire::apply_mask_credential(&base, patch, request.update_mask.as_ref()));
     let wanted = merged.and_then(|merged| findings.credential(merged));
     let wanted = findings.settle(wanted)?;
     let trunk = parent(tx, trunk_of(&name)).await?;
@@ -302,17 +299,4 @@ fn trunk_of(name: &str) -> &str {
 fn without_password(credential: &v1::DigestCredential) -> v1::DigestCredential {
     // What follows from the password is named by the password.
     v1::DigestCredential { password: String::new(), has_password: false, ..credential.clone() }
-}
-
-/// A password cannot be read back, so that a full replacement does not send it: it stays, unless the mask names it.
-fn keep_password(
-    mut credential: v1::DigestCredential,
-    stored: &str,
-    mask: Option<&FieldMask>,
-) -> v1::DigestCredential {
-    let named = mask.is_some_and(|mask| mask.paths.iter().any(|path| path == PASSWORD_FIELD));
-    if !named && credential.password.is_empty() {
-        stored.clone_into(&mut credential.password);
-    }
-    credential
 }

@@ -1,6 +1,5 @@
 //! Lines.
 
-use prost_types::FieldMask;
 use trunkline_proto::v1;
 use trunkline_shared::wire;
 
@@ -124,10 +123,8 @@ pub async fn update(
     let stored_password = line::auth_password(tx.conn(), &cipher, &name).await?;
     let stored_password = stored_password.as_ref().map_or("", |password| password.as_str());
     let mut findings = Findings::default();
-    let mask = request.update_mask.as_ref();
     let base = v1::Line { auth_password: stored_password.to_owned(), ..current.clone() };
-    let merged = findings.masked(wire::apply_mask_line(&base, patch, mask));
-    let merged = merged.map(|merged| keep_password(merged, stored_password, mask));
+    let merged = findings.masked(wire::apply_mask_line(&base, patch, request.update_mask.as_ref()));
     let wanted = merged.and_then(|merged| findings.line(merged));
     let wanted = findings.settle(wanted)?;
 
@@ -204,13 +201,4 @@ pub async fn reveal_password(
 fn without_password(line: &v1::Line) -> v1::Line {
     // What follows from the password is named by the password.
     v1::Line { auth_password: String::new(), has_password: false, ..line.clone() }
-}
-
-/// A password cannot be read back, so that a full replacement does not send it: it stays, unless the mask names it.
-fn keep_password(mut line: v1::Line, stored: &str, mask: Option<&FieldMask>) -> v1::Line {
-    let named = mask.is_some_and(|mask| mask.paths.iter().any(|path| path == PASSWORD_FIELD));
-    if !named && line.auth_password.is_empty() {
-        stored.clone_into(&mut line.auth_password);
-    }
-    line
 }

@@ -3,10 +3,10 @@
 use prost_types::Timestamp;
 use sqlx::SqliteConnection;
 use trunkline_proto::v1;
-use trunkline_shared::wire;
+use trunkline_shared::wire::{self, Checks};
 
 use super::{
-    Error, FieldViolation, Page, PreconditionViolation, changed_fields,
+    Error, FieldViolation, Page, PreconditionViolation, certificate, changed_fields,
     check::Findings,
     ha1,
     mutation::{Begin, Mutation, check_etag, random_id},
@@ -44,6 +44,7 @@ pub async fn create(
     let name = format!("trunks/{id}");
     let raw = findings.required("trunk", request.trunk.clone());
     let trunk = raw.and_then(|raw| findings.trunk(v1::Trunk { name: name.clone(), ..raw }));
+    findings.fields().extend(trunk.as_ref().and_then(certificate::check));
     let trunk = findings.settle(trunk)?;
     let begun =
         Mutation::begin(store, caller, "CreateTrunk", &request, &request.request_id, request.validate_only).await?;
@@ -73,6 +74,12 @@ pub async fn get(store: &Store, name: &str) -> Result<v1::Trunk, Error> {
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     Ok(trunk::find(view.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message)
+}
+
+/// What the configuration of a stored trunk asks for that deserves a second look.
+pub fn warnings(trunk: &v1::Trunk) -> Vec<v1::Warning> {
+    // What is stored was checked when it was written, so it reads; a trunk that does not has other troubles.
+    wire::trunk(trunk.clone(), &Checks::default()).map(|trunk| wire::warnings(&trunk)).unwrap_or_default()
 }
 
 /// A page of trunks.
@@ -123,10 +130,11 @@ pub async fn update(
     let stored_key = trunk::tls_private_key(tx.conn(), &cipher, &name).await?;
     let stored_key = stored_key.as_ref().map_or("", |key| key.as_str());
     let mut findings = Findings::default();
-    let mask = request.update_mask.as_ref();
-    let merged = findings.masked(wire::apply_mask_trunk(&with_key(&current, stored_key), patch, mask));
-    let merged = merged.map(|merged| keep_key(merged, stored_key, mask));
+    let base = with_key(&current, stored_key);
+    let merged = findings.masked(wire::apply_mask_trunk(&base, patch, request.update_mask.as_ref()));
+    let merged = merged.map(|merged| without_orphaned_key(&base, merged));
     let wanted = merged.and_then(|merged| findings.trunk(merged));
+    findings.fields().extend(wanted.as_ref().and_then(certificate::check));
     let wanted = findings.settle(wanted)?;
     check_captures(tx, &wanted, Some(&current)).await?;
     check_conflicts(tx, &wanted).await?;
@@ -369,24 +377,14 @@ fn with_key(trunk: &v1::Trunk, key: &str) -> v1::Trunk {
     trunk
 }
 
-/// A key cannot be read back, so that a full replacement does not send it: it stays, unless the mask names it or its
-/// certificate goes.
-fn keep_key(mut trunk: v1::Trunk, stored_key: &str, mask: Option<&prost_types::FieldMask>) -> v1::Trunk {
-    let named = mask.is_some_and(|mask| mask.paths.iter().any(|path| path == KEY_FIELD));
+/// The stored key goes with its certificate; a key that came without one is left for the checks to refuse.
+fn without_orphaned_key(before: &v1::Trunk, mut trunk: v1::Trunk) -> v1::Trunk {
+    let stored = private_key(before);
     if let Some(tls) = &mut trunk.tls
-        && !named
+        && tls.certificate_pem.is_empty()
+        && tls.private_key_pem == stored
     {
-        if tls.certificate_pem.is_empty() {
-            tls.private_key_pem.clear();
-        } else if tls.private_key_pem.is_empty() {
-            stored_key.clone_into(&mut tls.private_key_pem);
-        }
+        tls.private_key_pem.clear();
     }
     trunk
-}
-
-/// What the configuration asks for that deserves a second look.
-pub fn warnings(trunk: &v1::Trunk) -> Vec<v1::Warning> {
-    let _ = trunk;
-    Vec::new()
 }

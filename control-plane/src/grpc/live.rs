@@ -24,7 +24,7 @@ pub trait Live: Send + Sync + 'static {
     async fn watch_calls(&self) -> CallFeed;
 
     /// Registrations changed in the store: whoever follows them has to look again.
-    fn bindings_changed(&self);
+    async fn bindings_changed(&self);
 
     /// A worker was deleted: its stream has to end.
     fn worker_deleted(&self, id: &str);

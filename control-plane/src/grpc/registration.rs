@@ -30,7 +30,7 @@ impl RegistrationService for State {
         let caller = caller(&request)?;
         let name = &request.get_ref().name;
         let answer = domain::registration::unregister(&self.store, &caller, name).await.map_err(status)?;
-        self.live.bindings_changed();
+        self.live.bindings_changed().await;
         Ok(Response::new(answer))
     }
 }

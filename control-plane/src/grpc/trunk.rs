@@ -54,7 +54,7 @@ impl TrunkService for State {
     ) -> Result<Response<v1::DeleteTrunkResponse>, Status> {
         let caller = caller(&request)?;
         let answer = domain::trunk::delete(&self.store, &caller, request.into_inner()).await.map_err(status)?;
-        self.live.bindings_changed();
+        self.live.bindings_changed().await;
         Ok(Response::new(answer))
     }
 
