@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::credential::DigestAlgorithm;
+
 /// Most properties of one trunk.
 pub const MAX_PROPERTIES: usize = 100;
 /// Longest text value and longest list item, in characters.
@@ -335,6 +337,14 @@ pub const KNOWN: &[KnownProperty] = &[
         default: "True",
         kind: Kind::Bool,
     },
+    KnownProperty {
+        name: "digest.algorithms",
+        wanted: "the text SHA-256,MD5 or MD5 or SHA-256",
+        effect: "algorithms challenges offer, in this order; MD5 alone is for phones that give up on a first challenge they do \
+                 not know instead of taking the second (RFC 8760 §2.4)",
+        default: "SHA-256,MD5",
+        kind: Kind::Choice(&["SHA-256,MD5", "MD5", "SHA-256"]),
+    },
 ];
 
 /// What happens to a denied request.
@@ -435,6 +445,15 @@ impl CustomProperties {
     /// Whether sip: URIs of a TLS trunk carry `;transport=tls`. Default true.
     pub fn sips_transport_param(&self) -> bool {
         !matches!(self.value("sips.transport_param"), Some(PropertyValue::Bool(false)))
+    }
+
+    /// Algorithms of challenges, preferred first. Default SHA-256, then MD5.
+    pub fn digest_algorithms(&self) -> &'static [DigestAlgorithm] {
+        match self.value("digest.algorithms") {
+            Some(PropertyValue::Text(text)) if text.eq_ignore_ascii_case("MD5") => &[DigestAlgorithm::Md5],
+            Some(PropertyValue::Text(text)) if text.eq_ignore_ascii_case("SHA-256") => &[DigestAlgorithm::Sha256],
+            _ => &[DigestAlgorithm::Sha256, DigestAlgorithm::Md5],
+        }
     }
 
     fn thousandths(&self, name: &str) -> Option<u64> {

@@ -47,7 +47,8 @@ impl Engine {
         if self.failures.count(request.call_id(), cx.now.mono) >= MAX_FAILURES {
             return Verdict::Refused(Box::new(Reject::AuthenticationFailed.into()));
         }
-        let server = DigestServer::new(&*digest.realm, role);
+        let algorithms = inbound.trunk.properties.digest_algorithms().iter().map(|algorithm| sip_algorithm(*algorithm));
+        let server = DigestServer::new(&*digest.realm, role).with_algorithms(algorithms);
         let reject = match self.verify(cx, inbound, &server) {
             Outcome::Ok(authenticated) => {
                 let username: Arc<str> = authenticated.username().into();
@@ -159,6 +160,14 @@ fn shared_algorithm(algorithm: Algorithm) -> DigestAlgorithm {
         Algorithm::Md5 => DigestAlgorithm::Md5,
         Algorithm::Sha256 => DigestAlgorithm::Sha256,
         Algorithm::Sha512_256 => DigestAlgorithm::Sha512_256,
+    }
+}
+
+fn sip_algorithm(algorithm: DigestAlgorithm) -> Algorithm {
+    match algorithm {
+        DigestAlgorithm::Md5 => Algorithm::Md5,
+        DigestAlgorithm::Sha256 => Algorithm::Sha256,
+        DigestAlgorithm::Sha512_256 => Algorithm::Sha512_256,
     }
 }
 

@@ -32,6 +32,7 @@ fn defaults_stand_when_nothing_is_set() {
         (none.retry_match(), none.acl_deny_action(), none.sips_transport_param()),
         (RetryMatch::Any, DenyAction::Reject, true)
     );
+    assert_eq!(none.digest_algorithms(), [DigestAlgorithm::Sha256, DigestAlgorithm::Md5]);
 }
 
 #[test]
@@ -44,6 +45,7 @@ fn set_values_are_read() {
         ("retry.match", text("all")),
         ("acl.deny_action", text("drop")),
         ("sips.transport_param", PropertyValue::Bool(false)),
+        ("digest.algorithms", text("md5")),
         ("site.floor", number("3")),
     ]);
     // T2 below T1 would make retransmissions faster with time.
@@ -59,6 +61,7 @@ fn set_values_are_read() {
         (set.retry_match(), set.acl_deny_action(), set.sips_transport_param()),
         (RetryMatch::All, DenyAction::Drop, false)
     );
+    assert_eq!(set.digest_algorithms(), [DigestAlgorithm::Md5]);
     assert_eq!(set.unrecognised().collect::<Vec<_>>(), ["site.floor"]);
 }
 
@@ -75,6 +78,7 @@ fn known_properties_have_a_type_and_a_range() {
         ("retry.match", text("SOME")),
         ("acl.deny_action", PropertyValue::Bool(true)),
         ("sips.transport_param", text("yes")),
+        ("digest.algorithms", text("MD5,SHA-256")),
     ] {
         assert!(
             matches!(CustomProperty::new(name, value), Err(PropertyError::WrongType { name: n, .. }) if n == name),
