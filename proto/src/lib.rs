@@ -6,7 +6,12 @@ mod redact;
 
 /// The public API.
 pub mod v1 {
-    #![allow(missing_docs, clippy::all, reason = "generated from documented proto files")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from documented proto files"
+    )]
     tonic::include_proto!("trunkline.v1");
 }
 
@@ -14,7 +19,12 @@ pub mod v1 {
 pub mod dataplane {
     /// Version 1.
     pub mod v1 {
-        #![allow(missing_docs, clippy::all, reason = "generated from documented proto files")]
+        #![allow(
+            missing_docs,
+            clippy::all,
+            clippy::allow_attributes_without_reason,
+            reason = "generated from documented proto files"
+        )]
         tonic::include_proto!("trunkline.dataplane.v1");
     }
 }
