@@ -32,7 +32,10 @@ fn defaults_stand_when_nothing_is_set() {
         (none.retry_match(), none.acl_deny_action(), none.sips_transport_param()),
         (RetryMatch::Any, DenyAction::Reject, true)
     );
-    assert_eq!(none.digest_algorithms(), [DigestAlgorithm::Sha256, DigestAlgorithm::Md5]);
+    assert_eq!(
+        none.digest_algorithms(),
+        [DigestAlgorithm::Sha256, DigestAlgorithm::Md5]
+    );
 }
 
 #[test]

@@ -14,6 +14,7 @@ use opentelemetry::trace::{Link, SpanId, SpanKind, TraceContextExt, TraceId, Tra
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
+pub use opentelemetry_sdk::trace::SdkTracer;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, SamplingResult,
     SdkTracerProvider, ShouldSample,
@@ -156,6 +157,12 @@ impl TelemetryGuard {
     pub fn traces_enabled(&self) -> bool {
         self.traces.is_some()
     }
+
+    /// A tracer for spans whose times are past, as those of a call that is over; `None` when traces go nowhere. The root
+    /// of such a trace starts inside [`in_trace`].
+    pub fn tracer(&self, name: &'static str) -> Option<SdkTracer> {
+        self.traces.as_ref().map(|traces| traces.provider.tracer(name))
+    }
 }
 
 /// Makes a span that starts the trace of a conversation: its trace id is the conversation id. `make` must create a root
@@ -168,12 +175,20 @@ impl TelemetryGuard {
 /// # drop(span);
 /// ```
 pub fn in_conversation(id: ConversationId, make: impl FnOnce() -> Span) -> Span {
+    in_trace(id, || {
+        let span = make();
+        // Spans start when their context is first asked for, and take their trace id then.
+        let _: Context = span.context();
+        span
+    })
+}
+
+/// Calls `start`; a root span it starts has the conversation id as its trace id.
+pub fn in_trace<T>(id: ConversationId, start: impl FnOnce() -> T) -> T {
     NEXT_TRACE.set(Some(TraceId::from_bytes(id.trace_id())));
-    let span = make();
-    // Spans start when their context is first asked for, and take their trace id then.
-    let _: Context = span.context();
+    let started = start();
     NEXT_TRACE.set(None);
-    span
+    started
 }
 
 thread_local! {
