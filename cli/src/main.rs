@@ -1,3 +1,30 @@
-//! placeholder
+//! `trunkline`: start an edge on this machine, and prove that calls pass.
+#![allow(clippy::disallowed_methods, reason = "a program that runs processes and phones owns its clock")]
 
-fn main() {}
+mod api;
+mod check;
+mod options;
+mod phone;
+mod state;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use options::{Command, Options};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let outcome = match Options::parse().command {
+        Command::Up(options) => up::run(&options).await,
+        Command::Check(options) => check::run(&options).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trunkline: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
