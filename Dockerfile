@@ -1,0 +1,19 @@
+# One image for both planes; docker-compose.yml says which binary runs.
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN cargo build --release --locked --package trunkline-control --package trunkline-worker --package trunkline-cli \
+    && mkdir /out \
+    && cp target/release/trunkline-control target/release/trunkline-worker target/release/trunkline /out/
+
+FROM debian:bookworm-slim
+RUN groupadd --system --gid 10001 trunkline \
+    && useradd --system --uid 10001 --gid trunkline --home-dir /var/lib/trunkline --create-home trunkline \
+    && mkdir /bootstrap \
+    && chown trunkline:trunkline /bootstrap /var/lib/trunkline
+COPY --from=build /out/ /usr/local/bin/
+COPY docker/probe /usr/local/bin/probe
+USER trunkline
+WORKDIR /var/lib/trunkline
+VOLUME ["/var/lib/trunkline", "/bootstrap"]
+CMD ["trunkline-control"]
