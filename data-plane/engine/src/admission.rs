@@ -98,7 +98,9 @@ fn check_access(inbound: &Inbound) -> Result<(), Denial> {
         None
     } else {
         let bottom = inbound.request.lines(HeaderName::Via).last();
-        bottom.and_then(|line| std::str::from_utf8(line).ok()).and_then(via_address)
+        bottom
+            .and_then(|line| std::str::from_utf8(line).ok())
+            .and_then(via_address)
     };
     let decision = trunk.acl.decide(inbound.flow.remote.ip(), via);
     if decision.allowed() {
@@ -121,10 +123,17 @@ fn take_rate(cx: Cx<'_>, inbound: &Inbound) -> Result<(), Denial> {
             "max_registration_rate",
             &trunk.max_registration_rate,
         ),
-        Method::Invite => (cx.env.take_call(trunk, cx.now.mono), Reject::CallRate, "max_call_rate", &trunk.max_call_rate),
+        Method::Invite => (
+            cx.env.take_call(trunk, cx.now.mono),
+            Reject::CallRate,
+            "max_call_rate",
+            &trunk.max_call_rate,
+        ),
         _ => return Ok(()),
     };
     taken.map_err(|wait| {
-        Denial::Refused(Box::new(Refusal::new(reject).after(wait).by(decided(&trunk.id, setting, rate))))
+        Denial::Refused(Box::new(
+            Refusal::new(reject).after(wait).by(decided(&trunk.id, setting, rate)),
+        ))
     })
 }

@@ -47,7 +47,12 @@ impl Engine {
         if self.failures.count(request.call_id(), cx.now.mono) >= MAX_FAILURES {
             return Verdict::Refused(Box::new(Reject::AuthenticationFailed.into()));
         }
-        let algorithms = inbound.trunk.properties.digest_algorithms().iter().map(|algorithm| sip_algorithm(*algorithm));
+        let algorithms = inbound
+            .trunk
+            .properties
+            .digest_algorithms()
+            .iter()
+            .map(|algorithm| sip_algorithm(*algorithm));
         let server = DigestServer::new(&*digest.realm, role).with_algorithms(algorithms);
         let reject = match self.verify(cx, inbound, &server) {
             Outcome::Ok(authenticated) => {
@@ -56,7 +61,10 @@ impl Engine {
                     return Verdict::Refused(Box::new(refusal));
                 }
                 let answers_challenge = nonce_count(request, &server) == Some(1);
-                return Verdict::Accepted(Identity { username: Some(username), answers_challenge });
+                return Verdict::Accepted(Identity {
+                    username: Some(username),
+                    answers_challenge,
+                });
             }
             Outcome::Malformed(_) => return Verdict::Refused(Box::new(Reject::BadRequest.into())),
             Outcome::Missing if role == Role::Proxy => Reject::ProxyAuthenticationRequired,
@@ -80,12 +88,14 @@ impl Engine {
         let ha1 = |username: &str, algorithm: Algorithm| {
             let credential = self.snapshot.credential(&inbound.trunk.id, username)?;
             let usable = credential.enabled && *credential.realm == *server.realm();
-            usable.then(|| Ha1::from_hex(algorithm, credential.ha1.hash(shared_algorithm(algorithm)))).flatten()
+            usable
+                .then(|| Ha1::from_hex(algorithm, credential.ha1.hash(shared_algorithm(algorithm))))
+                .flatten()
         };
         let mut outcome = Outcome::Stale;
         for key in self.nonce_keys() {
             cx.env.with_replay_guard(&mut |guard| {
-                outcome = server.verify(request, &key, cx.now.wall, guard, &ha1);
+                outcome = server.verify(request, &key, cx.now.wall, guard, ha1);
             });
             if outcome != Outcome::Stale {
                 break;
@@ -100,7 +110,10 @@ impl Engine {
         if trunk.inbound_digest.allow_foreign_aor || inbound.request.to_tag().is_some() {
             return None;
         }
-        let own = self.snapshot.credential(&trunk.id, username).map(|credential| Arc::clone(&credential.aor_user))?;
+        let own = self
+            .snapshot
+            .credential(&trunk.id, username)
+            .map(|credential| Arc::clone(&credential.aor_user))?;
         let address = if inbound.request.method().as_str() == "REGISTER" {
             inbound.request.to()
         } else {
@@ -114,7 +127,9 @@ impl Engine {
     }
 
     fn challenge(&mut self, cx: Cx<'_>, server: &DigestServer, reject: Reject) -> Refusal {
-        let Some(key) = self.nonce_keys().into_iter().next() else { return Reject::Internal.into() };
+        let Some(key) = self.nonce_keys().into_iter().next() else {
+            return Reject::Internal.into();
+        };
         let stale = reject == Reject::StaleNonce;
         let values = server.challenges(&key, cx.now.wall, &mut self.rng, stale);
         let mut refusal = Refusal::new(reject);
@@ -130,8 +145,12 @@ impl Engine {
         cx.env.count(Counter::AuthenticationFailures);
         self.failures.note(inbound.request.call_id(), cx.now.mono);
         if self.may_report_refusal(cx) {
-            let report =
-                Report::AuthenticationFailure { trunk: inbound.trunk.id.clone(), source: inbound.flow.remote, username, reason };
+            let report = Report::AuthenticationFailure {
+                trunk: inbound.trunk.id.clone(),
+                source: inbound.flow.remote,
+                username,
+                reason,
+            };
             self.report(report);
         }
     }

@@ -9,7 +9,7 @@
 //!
 //! Ended calls stay while a branch still waits for its final response (a late 2xx is acknowledged and ended) and until the
 //! relay has given its last figures, at most [`FIGURES_WAIT`]. What each part does is in a file of its own: `setup` takes the
-//! INVITE, `branch` sends it and takes the responses, `in_dialog` passes what follows, `end` ends it.
+//! INVITE, `branch` sends it and takes the responses, `in_dialog` and `response` pass what follows, `end` ends it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -40,6 +40,7 @@ mod branch;
 mod end;
 mod in_dialog;
 pub(crate) mod launch;
+mod response;
 mod setup;
 
 /// Serial number of a call on its shard.
@@ -188,7 +189,10 @@ impl Call {
     /// The trunk of one of its legs.
     pub(crate) fn trunk(&self, id: &TrunkId) -> Option<Arc<Trunk>> {
         let callees = self.branches.iter().map(|branch| &branch.target.trunk);
-        std::iter::once(&self.caller.trunk).chain(callees).find(|trunk| trunk.id == *id).map(Arc::clone)
+        std::iter::once(&self.caller.trunk)
+            .chain(callees)
+            .find(|trunk| trunk.id == *id)
+            .map(Arc::clone)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -224,12 +228,17 @@ impl Call {
 
 impl Branch {
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.state, BranchState::Resolving(_) | BranchState::Calling(_) | BranchState::Cancelling(_))
+        matches!(
+            self.state,
+            BranchState::Resolving(_) | BranchState::Calling(_) | BranchState::Cancelling(_)
+        )
     }
 
     /// The dialog with this tag of the callee.
     pub(crate) fn dialog_mut(&mut self, callee_tag: &str) -> Option<&mut Dialog> {
-        self.dialogs.iter_mut().find(|dialog| dialog.tag(Side::Callee) == callee_tag)
+        self.dialogs
+            .iter_mut()
+            .find(|dialog| dialog.tag(Side::Callee) == callee_tag)
     }
 }
 
@@ -247,10 +256,12 @@ impl Leg {
     /// With far-end NAT traversal, or over a connection, that is the flow, whatever private address the Contact names
     /// (RFC 5626 §5.3). Names are never looked up here: for them the leg's last address has to do.
     pub(crate) fn hop(&self, next_hop: Option<&Uri<'_>>) -> Destination {
-        if self.trunk.fent || self.way.transport().is_reliable() {
+        if self.trunk.fent || self.way.transport().reliable() {
             return self.way.clone();
         }
-        let Some(address) = next_hop.and_then(udp_address) else { return self.way.clone() };
+        let Some(address) = next_hop.and_then(udp_address) else {
+            return self.way.clone();
+        };
         let mut way = self.way.clone();
         let remote = match &mut way {
             Destination::Flow(Flow { remote, .. }) | Destination::Peer { remote, .. } => remote,
@@ -272,9 +283,18 @@ impl Leg {
 /// The address of a URI that is reached by UDP and needs no look-up.
 fn udp_address(uri: &Uri<'_>) -> Option<SocketAddr> {
     let uri = uri.sip()?;
-    let over_udp = !uri.is_secure() && uri.transport().is_none_or(|transport| transport.eq_ignore_ascii_case("udp"));
-    let ip = uri.host().ip().filter(|ip| over_udp && !ip.is_unspecified() && !ip.is_multicast())?;
-    Some(SocketAddr::new(ip, uri.port().unwrap_or(Transport::Udp.default_sip_port())))
+    let over_udp = !uri.is_secure()
+        && uri
+            .transport()
+            .is_none_or(|transport| transport.eq_ignore_ascii_case("udp"));
+    let ip = uri
+        .host()
+        .ip()
+        .filter(|ip| over_udp && !ip.is_unspecified() && !ip.is_multicast())?;
+    Some(SocketAddr::new(
+        ip,
+        uri.port().unwrap_or(Transport::Udp.default_sip_port()),
+    ))
 }
 
 impl Engine {
@@ -334,7 +354,10 @@ impl Engine {
 
     /// The last figures of the relay, or an estimate of none.
     pub(crate) fn record_media(&mut self, call: &mut Call, stats: Option<&PerLeg<LegStats>>) {
-        let answered = call.branches.iter().find(|branch| matches!(branch.state, BranchState::Answered(_)));
+        let answered = call
+            .branches
+            .iter()
+            .find(|branch| matches!(branch.state, BranchState::Answered(_)));
         let running = answered.and_then(|branch| branch.media.as_ref()?.session.summary());
         if let Some(summary) = running.as_ref().or(call.summary.as_ref()) {
             call.record.media = crate::media::record(summary, stats);
@@ -344,7 +367,7 @@ impl Engine {
     /// Whether a Record-Route or Route value is one of ours.
     pub(crate) fn is_own_route(&self, uri: &Uri<'_>) -> bool {
         let Some(sip) = uri.sip() else { return false };
-        sip.user().is_some_and(|user| self.tokens.read(user).is_some()) || self.listeners.is_own_route(None, &sip)
+        sip.user().is_some_and(|user| self.tokens.read(user).is_some()) || self.listeners.is_own_route(&sip)
     }
 
     /// How many of the topmost Route values are ours, and the first that is not.
@@ -352,7 +375,12 @@ impl Engine {
         let mut own = 0;
         for address in inbound.request.addresses(HeaderName::Route) {
             let Ok(address) = address else { break };
-            if !self.is_own_route(&address.uri()) {
+            let uri = address.uri();
+            // A phone may name its outbound proxy by our domain.
+            let by_domain = uri
+                .sip()
+                .is_some_and(|sip| self.listeners.is_own_domain(&inbound.trunk, &sip));
+            if !by_domain && !self.is_own_route(&uri) {
                 return (own, Some(address.uri()));
             }
             own += 1;

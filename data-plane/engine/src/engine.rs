@@ -21,10 +21,10 @@ use trunkline_sip::transaction::{
 use crate::auth::Failures;
 use crate::call::{Call, CallKey, Deadline};
 use crate::identify::Listeners;
-use crate::inbound::{ClientUse, ServerEntry};
+use crate::inbound::{ClientUse, ServerEntry, ServerRole};
 use crate::io::{
-    ConnectionId, Destination, Effect, Env, Listener, Now, Report, ResolveId, SessionId, TransmitFailure, TransmitToken,
-    Transport, TransportExt as _,
+    ConnectionId, Destination, Effect, Env, Listener, Now, Report, ResolveId, SessionId, TransmitFailure,
+    TransmitToken, Transport, TransportExt as _,
 };
 use crate::metrics::Counter;
 use crate::proxy::{Proxy, ProxyKey};
@@ -152,8 +152,10 @@ impl Engine {
     /// An engine without configuration: until [`Engine::set_snapshot`] every request is refused.
     pub fn new(config: EngineConfig, mut rng: Box<dyn CryptoRng + Send>) -> Self {
         let seed = [rng.next_u64(), rng.next_u64()];
-        let transactions =
-            TransactionsConfig { timers: config.timers.clone(), capacity: config.max_transactions };
+        let transactions = TransactionsConfig {
+            timers: config.timers.clone(),
+            capacity: config.max_transactions,
+        };
         Self {
             tokens: Tokens::new(&config.token_key),
             transactions: Transactions::new(transactions, seed),
@@ -197,17 +199,12 @@ impl Engine {
     }
 
     /// Sending what `token` belongs to has failed: acts as on a 503 (RFC 3261 §8.1.3.1).
-    pub fn handle_transmit_failed(
-        &mut self,
-        now: Now,
-        env: &dyn Env,
-        token: TransmitToken,
-        failure: TransmitFailure,
-    ) {
+    pub fn handle_transmit_failed(&mut self, now: Now, env: &dyn Env, token: TransmitToken, failure: TransmitFailure) {
         let cx = Cx { now, env };
         if let Some(&client) = self.transmits.get(&token) {
             self.note_transmit_failure(client, failure);
-            self.transactions.handle_transport_error(now.mono, TransactionId::Client(client));
+            self.transactions
+                .handle_transport_error(now.mono, TransactionId::Client(client));
         }
         self.settle(cx);
     }
@@ -217,7 +214,8 @@ impl Engine {
         let cx = Cx { now, env };
         for client in self.by_connection.remove(&connection).unwrap_or_default() {
             self.note_transmit_failure(client, TransmitFailure::FlowGone);
-            self.transactions.handle_transport_error(now.mono, TransactionId::Client(client));
+            self.transactions
+                .handle_transport_error(now.mono, TransactionId::Client(client));
         }
         self.settle(cx);
     }
@@ -295,11 +293,25 @@ impl Engine {
     ) -> Result<ClientTransactionId, SendError> {
         let reliability = reliability(destination.transport());
         let connection = destination.connection();
-        let request = ClientRequest { method, branch: branch.as_bytes(), bytes, destination, reliability };
+        let request = ClientRequest {
+            method,
+            branch: branch.as_bytes(),
+            bytes,
+            destination,
+            reliability,
+        };
         let client = self.transactions.send_request(cx.now.mono, request)?;
         let token = TransmitToken(self.next_serial());
         self.transmits.insert(token, client);
-        self.clients.insert(client, ClientEntry { owner, token, flow_gone: false, connection });
+        self.clients.insert(
+            client,
+            ClientEntry {
+                owner,
+                token,
+                flow_gone: false,
+                connection,
+            },
+        );
         if let Some(connection) = connection {
             self.by_connection.entry(connection).or_default().push(client);
         }
@@ -315,9 +327,15 @@ impl Engine {
                     TransactionId::Server(_) => None,
                 };
                 cx.env.count(Counter::MessagesSent);
-                self.effect(Effect::Transmit { to: transmit.destination, bytes: transmit.bytes, token });
+                self.effect(Effect::Transmit {
+                    to: transmit.destination,
+                    bytes: transmit.bytes,
+                    token,
+                });
             }
-            let Some(event) = self.transactions.poll_event() else { break };
+            let Some(event) = self.transactions.poll_event() else {
+                break;
+            };
             self.handle_event(cx, event);
         }
     }
@@ -329,7 +347,9 @@ impl Engine {
     }
 
     fn forget_client(&mut self, client: ClientTransactionId) {
-        let Some(entry) = self.clients.remove(&client) else { return };
+        let Some(entry) = self.clients.remove(&client) else {
+            return;
+        };
         self.transmits.remove(&entry.token);
         if let Some(connection) = entry.connection
             && let Some(on_it) = self.by_connection.get_mut(&connection)
@@ -351,7 +371,10 @@ impl Engine {
                 self.forget_client(client);
             }
             Event::Terminated(TransactionId::Server(server)) | Event::Unanswered(server) => {
-                self.servers.remove(&server);
+                let entry = self.servers.remove(&server);
+                if let Some(ServerRole::Proxied(key)) = entry.map(|entry| entry.role) {
+                    self.forget_proxy(key);
+                }
             }
             // The caller is gone after a refusal: there is nothing left to end.
             Event::AckMissing(_) | Event::TransportError(TransactionId::Server(_)) => {}
@@ -386,5 +409,9 @@ impl Destination {
 }
 
 pub(crate) fn reliability(transport: Transport) -> Reliability {
-    if transport.is_reliable() { Reliability::Reliable } else { Reliability::Unreliable }
+    if transport.reliable() {
+        Reliability::Reliable
+    } else {
+        Reliability::Unreliable
+    }
 }

@@ -85,7 +85,10 @@ pub(crate) fn write_request(
     if let Some(id) = departure.conversation {
         edits.add(FieldName::Text(CONVERSATION_HEADER), id);
     }
-    if let Some(language) = departure.language.filter(|_| !request.contains(HeaderName::AcceptLanguage)) {
+    if let Some(language) = departure
+        .language
+        .filter(|_| !request.contains(HeaderName::AcceptLanguage))
+    {
         edits.add(HeaderName::AcceptLanguage, language);
     }
     if let Some(realm) = departure.consumed_realm {
@@ -148,9 +151,12 @@ pub(crate) fn write_response(response: &Response, back: &Return) -> Result<Bytes
 
 fn remove_reserved<'a>(edits: &mut Edits, names: impl Iterator<Item = FieldName<'a>>) {
     for name in names {
-        let FieldName::Text(text) = name else { continue };
-        let is_reserved = |prefix: &&str| text.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-        if RESERVED_PREFIXES.iter().any(|prefix| is_reserved(&prefix)) {
+        let text = name.as_str();
+        let is_reserved = |prefix: &&str| {
+            text.get(..prefix.len())
+                .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+        };
+        if RESERVED_PREFIXES.iter().any(is_reserved) {
             edits.remove(name);
         }
     }
@@ -181,9 +187,19 @@ pub(crate) struct Via {
 
 impl std::fmt::Display for Via {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SIP/2.0/{} {};branch={}", self.transport.as_str(), self.sent_by, self.branch)?;
+        write!(
+            f,
+            "SIP/2.0/{} {};branch={}",
+            self.transport.as_str(),
+            self.sent_by,
+            self.branch
+        )?;
         // Our own requests may pass a NAT on the way to a line.
-        if self.transport == Transport::Udp { f.write_str(";rport") } else { Ok(()) }
+        if self.transport == Transport::Udp {
+            f.write_str(";rport")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -211,7 +227,11 @@ pub(crate) fn loop_hash(request: &Request, trunk: &str) -> u64 {
     field(request.call_id().as_bytes());
     field(&request.cseq_number().to_be_bytes());
     field(trunk.as_bytes());
-    for name in [HeaderName::Route, HeaderName::ProxyRequire, HeaderName::ProxyAuthorization] {
+    for name in [
+        HeaderName::Route,
+        HeaderName::ProxyRequire,
+        HeaderName::ProxyAuthorization,
+    ] {
         request.lines(name).for_each(&mut field);
     }
     let digest = hash.finalize();
@@ -219,7 +239,11 @@ pub(crate) fn loop_hash(request: &Request, trunk: &str) -> u64 {
 }
 
 /// Whether this request, just as it is, was forwarded here before (RFC 3261 §16.3 step 4).
-pub(crate) fn is_loop(request: &Request, loop_hash: u64, is_own: impl Fn(&trunkline_sip::header::Via<'_>) -> bool) -> bool {
+pub(crate) fn is_loop(
+    request: &Request,
+    loop_hash: u64,
+    is_own: impl Fn(&trunkline_sip::header::Via<'_>) -> bool,
+) -> bool {
     let mut wanted = String::with_capacity(BRANCH_LOOP);
     if write!(wanted, "{loop_hash:016x}").is_err() {
         return false;

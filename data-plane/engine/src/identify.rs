@@ -35,11 +35,8 @@ impl Listeners {
 
     /// Whether a Route value names this worker: any listener of any trunk, because a call between two trunks
     /// leaves a Route for each of them (RFC 5658).
-    pub(crate) fn is_own_route(&self, trunk: Option<&Trunk>, uri: &SipUri<'_>) -> bool {
-        let is_address = uri.host().ip().is_some_and(|ip| {
-            self.0.iter().any(|listener| listener_matches(listener, ip, Some(port_of(uri))))
-        });
-        is_address || trunk.is_some_and(|trunk| serves_domain(trunk, uri.host()))
+    pub(crate) fn is_own_route(&self, uri: &SipUri<'_>) -> bool {
+        uri.host().ip().is_some_and(|ip| self.is_own_address(ip, port_of(uri)))
     }
 
     /// Whether a Via sent-by is one of our addresses.
@@ -49,7 +46,9 @@ impl Listeners {
 
     fn is_listener(&self, trunk: &TrunkId, host: Host<'_>, port: Option<u16>) -> bool {
         let Some(ip) = host.ip() else { return false };
-        self.0.iter().any(|listener| listener.trunk == *trunk && listener_matches(listener, ip, port))
+        self.0
+            .iter()
+            .any(|listener| listener.trunk == *trunk && listener_matches(listener, ip, port))
     }
 
     /// The address peers of `flow` know us by.
@@ -71,7 +70,11 @@ impl Listeners {
         remote: SocketAddr,
     ) -> Option<SocketAddr> {
         let mut fallback = None;
-        for listener in self.0.iter().filter(|l| l.trunk == *trunk && l.advertised.is_ipv4() == remote.is_ipv4()) {
+        for listener in self
+            .0
+            .iter()
+            .filter(|l| l.trunk == *trunk && l.advertised.is_ipv4() == remote.is_ipv4())
+        {
             if listener.transport == transport {
                 return Some(listener.advertised);
             }
@@ -82,13 +85,19 @@ impl Listeners {
 
     /// The bound address the trunk sends from to a peer of that family.
     pub(crate) fn local_for_peer(&self, trunk: &TrunkId, remote: SocketAddr) -> Option<SocketAddr> {
-        let mut of_family = self.0.iter().filter(|l| l.trunk == *trunk && l.local.is_ipv4() == remote.is_ipv4());
+        let mut of_family = self
+            .0
+            .iter()
+            .filter(|l| l.trunk == *trunk && l.local.is_ipv4() == remote.is_ipv4());
         of_family.next().map(|listener| listener.local)
     }
 }
 
 fn port_of(uri: &SipUri<'_>) -> u16 {
-    let tls = uri.is_secure() || uri.transport().is_some_and(|transport| transport.eq_ignore_ascii_case("tls"));
+    let tls = uri.is_secure()
+        || uri
+            .transport()
+            .is_some_and(|transport| transport.eq_ignore_ascii_case("tls"));
     uri.port().unwrap_or(if tls { 5061 } else { 5060 })
 }
 

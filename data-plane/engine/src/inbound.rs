@@ -55,23 +55,19 @@ pub(crate) enum ServerRole {
     Call(CallKey),
     /// A request passed on within a dialog: its client transaction.
     Passed(ClientTransactionId),
+    /// A request outside of calls.
+    Proxied(ProxyKey),
 }
 
 /// Who waits for the responses of a client transaction.
 #[derive(Debug)]
 pub(crate) enum ClientUse {
     /// A branch of a call's INVITE.
-    Branch {
-        call: CallKey,
-        branch: u32,
-    },
+    Branch { call: CallKey, branch: u32 },
     /// A request passed on within a call.
     InDialog(Box<Passed>),
     /// A branch of a request outside of calls, or of one within a dialog that is no call.
-    Proxied {
-        proxy: ProxyKey,
-        branch: u32,
-    },
+    Proxied { proxy: ProxyKey, branch: u32 },
     /// A request of ours whose response changes nothing: CANCEL, BYE.
     Own,
 }
@@ -105,7 +101,11 @@ impl Engine {
     /// Takes one datagram, or one message cut out of a connection by [`trunkline_sip::stream::Framer`].
     pub fn handle_message(&mut self, now: Now, env: &dyn Env, flow: Flow, bytes: Bytes) {
         let cx = Cx { now, env };
-        let framing = if flow.transport.is_reliable() { Framing::Stream } else { Framing::Datagram };
+        let framing = if flow.transport.reliable() {
+            Framing::Stream
+        } else {
+            Framing::Datagram
+        };
         match parse(bytes, framing, &self.config.limits) {
             Parsed::Understood(Message::Request(request)) => {
                 env.count(Counter::MessagesReceived);
@@ -138,7 +138,9 @@ impl Engine {
         };
         let back = response_destination(&request, &flow, trunk.fent);
         let key = RequestKey::of(&request);
-        let outcome = self.transactions.handle_request(cx.now.mono, key, back.clone(), reliability(flow.transport));
+        let outcome = self
+            .transactions
+            .handle_request(cx.now.mono, key, back.clone(), reliability(flow.transport));
         match outcome {
             RequestOutcome::New(server) => {
                 let inbound = self.admit_transaction(request, flow, server, stamp, trunk);
@@ -166,8 +168,18 @@ impl Engine {
         trunk: Arc<Trunk>,
     ) -> Arc<Inbound> {
         let local_tag = format!("{:016x}", self.rng.next_u64());
-        let inbound = Arc::new(Inbound { request, flow, server, stamp, local_tag, trunk });
-        let entry = ServerEntry { inbound: Arc::clone(&inbound), role: ServerRole::Plain };
+        let inbound = Arc::new(Inbound {
+            request,
+            flow,
+            server,
+            stamp,
+            local_tag,
+            trunk,
+        });
+        let entry = ServerEntry {
+            inbound: Arc::clone(&inbound),
+            role: ServerRole::Plain,
+        };
         self.servers.insert(server, entry);
         inbound
     }
@@ -205,13 +217,19 @@ impl Engine {
             cx.env.count(Counter::StrayResponses);
             return;
         };
-        let key = ResponseKey { method: response.cseq_method(), branch: branch.as_bytes() };
+        let key = ResponseKey {
+            method: response.cseq_method(),
+            branch: branch.as_bytes(),
+        };
         let limits = self.config.limits;
         let build_ack = |invite: &Bytes| {
             let invite = parse_own_request(invite, &limits)?;
             ack_for_failure(&invite, response).build().ok()
         };
-        match self.transactions.handle_response(cx.now.mono, key, response.status(), build_ack) {
+        match self
+            .transactions
+            .handle_response(cx.now.mono, key, response.status(), build_ack)
+        {
             ResponseOutcome::Deliver(client) => self.deliver_response(cx, flow, client, response),
             ResponseOutcome::Absorbed => cx.env.count(Counter::RetransmissionsReceived),
             ResponseOutcome::Unmatched => cx.env.count(Counter::StrayResponses),
@@ -219,7 +237,9 @@ impl Engine {
     }
 
     fn deliver_response(&mut self, cx: Cx<'_>, flow: &Flow, client: ClientTransactionId, response: &Response) {
-        let Some(entry) = self.clients.get_mut(&client) else { return };
+        let Some(entry) = self.clients.get_mut(&client) else {
+            return;
+        };
         match &entry.owner {
             ClientUse::Branch { call, branch } => {
                 let (call, branch) = (*call, *branch);
@@ -284,9 +304,12 @@ impl Engine {
     }
 
     fn answer_malformed(&mut self, cx: Cx<'_>, flow: Flow, bad: &BadRequest) {
-        cx.env.count_reject(malformed_as_reject(bad.status()), Some(&flow.trunk));
+        cx.env
+            .count_reject(malformed_as_reject(bad.status()), Some(&flow.trunk));
         let tag = format!("{:016x}", self.rng.next_u64());
-        let Ok(bytes) = bad.response(&tag, flow.remote) else { return };
+        let Ok(bytes) = bad.response(&tag, flow.remote) else {
+            return;
+        };
         // To the source, whatever the Via says: it may be what is malformed, and nothing else is known to be reachable.
         self.transmit(cx, Destination::Flow(flow), bytes);
     }
@@ -306,10 +329,16 @@ impl Engine {
 
     /// Answers a request with a refusal of ours and counts it.
     pub(crate) fn refuse(&mut self, cx: Cx<'_>, inbound: &Inbound, refusal: &Refusal) {
-        let trunk = refusal.decided_by.as_ref().map_or(&inbound.trunk.id, |decided| &decided.trunk);
+        let trunk = refusal
+            .decided_by
+            .as_ref()
+            .map_or(&inbound.trunk.id, |decided| &decided.trunk);
         cx.env.count_reject(refusal.reject, Some(trunk));
         let jitter = self.rng.next_u32();
-        let builder = refusal.builder(&inbound.request, jitter).stamp_via(inbound.stamp).to_tag(&*inbound.local_tag);
+        let builder = refusal
+            .builder(&inbound.request, jitter)
+            .stamp_via(inbound.stamp)
+            .to_tag(&*inbound.local_tag);
         match builder.build() {
             Ok(bytes) => self.respond(cx, inbound.server, refusal.status(), bytes),
             Err(_) => self.forget_server(inbound.server),
@@ -329,7 +358,9 @@ impl Engine {
         status: StatusCode,
         add: impl FnOnce(ResponseBuilder<'_>) -> ResponseBuilder<'_>,
     ) {
-        let builder = ResponseBuilder::new(&inbound.request, status).stamp_via(inbound.stamp).to_tag(&*inbound.local_tag);
+        let builder = ResponseBuilder::new(&inbound.request, status)
+            .stamp_via(inbound.stamp)
+            .to_tag(&*inbound.local_tag);
         match add(builder).build() {
             Ok(bytes) => self.respond(cx, inbound.server, status, bytes),
             Err(_) => self.forget_server(inbound.server),
@@ -375,10 +406,20 @@ pub(crate) fn parse_own_request(bytes: &Bytes, limits: &Limits) -> Option<Reques
 /// The user part of a URI, unescaped; `None` without one or when it is not UTF-8.
 pub(crate) fn user_of(uri: &Uri<'_>) -> Option<String> {
     let user = uri.user()?;
-    String::from_utf8(trunkline_sip::uri::unescape(user).into_owned()).ok().filter(|user| !user.is_empty())
+    String::from_utf8(trunkline_sip::uri::unescape(user).into_owned())
+        .ok()
+        .filter(|user| !user.is_empty())
 }
 
 /// The trunk that decided a refusal, with setting and value.
-pub(crate) fn decided(trunk: &TrunkId, setting: &str, value: impl std::fmt::Display) -> trunkline_shared::call::DecidedBy {
-    trunkline_shared::call::DecidedBy { trunk: trunk.clone(), setting: setting.into(), value: value.to_string().into() }
+pub(crate) fn decided(
+    trunk: &TrunkId,
+    setting: &str,
+    value: impl std::fmt::Display,
+) -> trunkline_shared::call::DecidedBy {
+    trunkline_shared::call::DecidedBy {
+        trunk: trunk.clone(),
+        setting: setting.into(),
+        value: value.to_string().into(),
+    }
 }

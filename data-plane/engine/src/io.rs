@@ -43,13 +43,13 @@ pub struct Now {
 /// What the engine asks of a transport beyond its name.
 pub(crate) trait TransportExt {
     /// Whether the transport retransmits by itself (RFC 3261 §17).
-    fn is_reliable(self) -> bool;
+    fn reliable(self) -> bool;
     /// The value of the `transport` URI parameter (RFC 3261 §19.1.1).
     fn uri_token(self) -> &'static str;
 }
 
 impl TransportExt for Transport {
-    fn is_reliable(self) -> bool {
+    fn reliable(self) -> bool {
         !matches!(self, Self::Udp)
     }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use rand_core::CryptoRng;
 use trunkline_media::codec::Codec;
 use trunkline_media::negotiate::{
-    AddressFamily, DtmfMethod, DtmfPolicy, LegPolicy, MediaSession, NegotiationError, NegotiationErrorKind, PortAllocator,
-    PortLease, PortsExhausted, SrtpMode, SrtpPolicy, StreamSummary,
+    AddressFamily, DtmfMethod, DtmfPolicy, LegPolicy, MediaSession, NegotiationError, NegotiationErrorKind,
+    PortAllocator, PortLease, PortsExhausted, SrtpMode, SrtpPolicy, StreamSummary,
 };
 use trunkline_media::relay::{DropReason, IdleTimers, LegId, LegStats, MediaPath, PerLeg, SourcePolicy};
 use trunkline_media::stats::CodecImpairment;
@@ -122,7 +122,11 @@ impl Media {
         {
             return Ok(became.clone());
         }
-        let became = if offered { self.answer(env, rng, from, body) } else { self.offer(env, rng, from, body) }?;
+        let became = if offered {
+            self.answer(env, rng, from, body)
+        } else {
+            self.offer(env, rng, from, body)
+        }?;
         self.repeated[from as usize] = Some((body.clone(), became.clone()));
         Ok(became)
     }
@@ -165,16 +169,23 @@ fn policy(leg: &MediaLeg) -> LegPolicy {
     LegPolicy {
         codecs: trunk.codecs.iter().copied().map(codec).collect(),
         srtp: SrtpPolicy { mode, suites },
-        dtmf: DtmfPolicy { method, payload: trunk.dtmf.payload },
+        dtmf: DtmfPolicy {
+            method,
+            payload: trunk.dtmf.payload,
+        },
         source: if trunk.fent {
-            SourcePolicy::Latch { signalling_ip: leg.signalling_ip }
+            SourcePolicy::Latch {
+                signalling_ip: leg.signalling_ip,
+            }
         } else {
             SourcePolicy::Signalled
         },
         family: AddressFamily::of(leg.source.local),
         rtcp_mux: true,
         dscp: trunk.media_dscp.value(),
-        idle: idle(true).zip(idle(false)).map(|(two_way, one_way)| IdleTimers { two_way, one_way }),
+        idle: idle(true)
+            .zip(idle(false))
+            .map(|(two_way, one_way)| IdleTimers { two_way, one_way }),
     }
 }
 
@@ -219,8 +230,22 @@ const fn recorded_suite(suite: SrtpSuite) -> TrunkSuite {
 pub(crate) fn refusal(error: NegotiationError, legs: &PerLeg<PortSource>) -> Refusal {
     use NegotiationErrorKind as Kind;
     let trunk = &*legs[error.leg].trunk;
-    let codecs = || trunk.codecs.iter().map(|codec| codec.name()).collect::<Vec<_>>().join(",");
-    let suites = || trunk.srtp_suites.iter().map(|suite| suite.name()).collect::<Vec<_>>().join(",");
+    let codecs = || {
+        trunk
+            .codecs
+            .iter()
+            .map(|codec| codec.name())
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let suites = || {
+        trunk
+            .srtp_suites
+            .iter()
+            .map(|suite| suite.name())
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     match error.kind {
         Kind::Malformed(_) => Reject::BadSdp.into(),
         Kind::NoCommonCodec => Refusal::new(Reject::NoCommonCodec).by(decided(&trunk.id, "codecs", codecs())),
@@ -279,7 +304,11 @@ fn add_figures(row: &mut MediaLegRecord, stats: &LegStats, codec: Option<Codec>)
         .sum();
     row.dscp_mismatches = stats.dscp_mismatches;
     if stats.rtp_received.packets > 0 {
-        let impairment = if codec == Some(Codec::G729) { CodecImpairment::G729 } else { CodecImpairment::G711 };
+        let impairment = if codec == Some(Codec::G729) {
+            CodecImpairment::G729
+        } else {
+            CodecImpairment::G711
+        };
         let hundredths = (stats.quality(impairment).mos * 100.0).round().clamp(100.0, 450.0);
         row.mos_hundredths = hundredths as u32;
     }

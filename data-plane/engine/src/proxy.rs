@@ -14,12 +14,11 @@ use trunkline_sip::message::Response;
 use trunkline_sip::method::Method;
 use trunkline_sip::status::StatusCode;
 
-
 use crate::call::Leg;
 use crate::call::launch::{Whereabouts, consumed_realm, line_way, request_uri_of};
 use crate::engine::{Cx, Engine};
 use crate::forward::{Departure, Return, Via, branch as new_branch, write_request, write_response};
-use crate::inbound::{ClientUse, Inbound, user_of};
+use crate::inbound::{ClientUse, Inbound, ServerRole, user_of};
 use crate::io::{Destination, Effect, Flow, ResolveId};
 use crate::metrics::Counter;
 use crate::refuse::Refusal;
@@ -57,7 +56,8 @@ impl Best {
 }
 
 /// Methods we serve when a request is for us (RFC 3261 §20.5).
-const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER, SUBSCRIBE, NOTIFY, MESSAGE, PUBLISH";
+const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER, SUBSCRIBE, NOTIFY, MESSAGE, PUBLISH";
 
 impl Engine {
     /// A request outside of dialogs that is neither INVITE nor REGISTER.
@@ -70,14 +70,23 @@ impl Engine {
         if for_us {
             return self.serve_as_user_agent(cx, inbound);
         }
-        let planned = self.check_forwardable(inbound).and_then(|loop_hash| Ok((loop_hash, self.plan(cx, inbound)?)));
+        let planned = self
+            .check_forwardable(inbound)
+            .and_then(|loop_hash| Ok((loop_hash, self.plan(cx, inbound)?)));
         match planned {
             Ok((loop_hash, plan)) => {
                 let key = self.next_serial();
                 let inbound = Arc::clone(inbound);
-                let proxy = Proxy { inbound, groups: plan.groups, targets: Vec::new(), pending: 0, best: None, loop_hash };
+                let proxy = Proxy {
+                    inbound,
+                    groups: plan.groups,
+                    targets: Vec::new(),
+                    pending: 0,
+                    best: None,
+                    loop_hash,
+                };
                 cx.env.count(Counter::RequestsProxied);
-                self.proxies.insert(key, proxy);
+                self.keep_proxy(key, proxy);
                 self.next_proxy_group(cx, key);
             }
             Err(refusal) => self.refuse(cx, inbound, &refusal),
@@ -88,7 +97,9 @@ impl Engine {
     fn is_for_us(&self, inbound: &Inbound) -> bool {
         let request = &inbound.request;
         let uri = request.uri();
-        let own = uri.sip().is_some_and(|sip| self.listeners.is_own_domain(&inbound.trunk, &sip));
+        let own = uri
+            .sip()
+            .is_some_and(|sip| self.listeners.is_own_domain(&inbound.trunk, &sip));
         let spent = *request.method() == Method::Options && request.max_forwards() == Some(0);
         own && (user_of(&uri).is_none() || spent)
     }
@@ -119,7 +130,11 @@ impl Engine {
             return self.refuse(cx, inbound, &Reject::TooManyHops.into());
         }
         let (own, _) = self.own_routes(inbound);
-        let last = request.addresses(HeaderName::Route).map_while(Result::ok).take(own).last();
+        let last = request
+            .addresses(HeaderName::Route)
+            .map_while(Result::ok)
+            .take(own)
+            .last();
         let token = last.and_then(|route| self.tokens.read(route.uri().sip()?.user()?));
         let Some(Token::Flow(flow)) = token else {
             return self.refuse(cx, inbound, &Reject::NoDialog.into());
@@ -128,8 +143,16 @@ impl Engine {
             return self.refuse(cx, inbound, &Reject::FlowFailed.into());
         };
         let advertised = self.listeners.advertised_for_flow(&flow);
-        let leg = Leg { trunk, way: flow_way(flow), advertised };
-        let next = request.addresses(HeaderName::Route).map_while(Result::ok).nth(own).map(|route| route.uri());
+        let leg = Leg {
+            trunk,
+            way: flow_way(flow),
+            advertised,
+        };
+        let next = request
+            .addresses(HeaderName::Route)
+            .map_while(Result::ok)
+            .nth(own)
+            .map(|route| route.uri());
         let way = leg.hop(Some(&next.unwrap_or(request.uri())));
         let key = self.next_serial();
         let departure = Departure {
@@ -146,16 +169,32 @@ impl Engine {
             loop_hash: 0,
         };
         cx.env.count(Counter::RequestsProxied);
-        self.proxies.insert(key, proxy);
+        self.keep_proxy(key, proxy);
         if self.send_proxied(cx, key, 0, &leg, way, &departure).is_err() {
             self.proxies.remove(&key);
             self.refuse(cx, inbound, &Reject::Overloaded.into());
         }
     }
 
+    fn keep_proxy(&mut self, key: ProxyKey, proxy: Proxy) {
+        if let Some(entry) = self.servers.get_mut(&proxy.inbound.server) {
+            entry.role = ServerRole::Proxied(key);
+        }
+        self.proxies.insert(key, proxy);
+    }
+
+    /// Its client has given up: nobody waits for an answer any more.
+    pub(crate) fn forget_proxy(&mut self, key: ProxyKey) {
+        if self.proxies.remove(&key).is_some() {
+            self.resolves.retain(|_, (owner, _)| *owner != key);
+        }
+    }
+
     fn next_proxy_group(&mut self, cx: Cx<'_>, key: ProxyKey) {
         loop {
-            let Some(proxy) = self.proxies.get_mut(&key) else { return };
+            let Some(proxy) = self.proxies.get_mut(&key) else {
+                return;
+            };
             let Some(group) = proxy.groups.pop_front() else { break };
             for target in group.targets.into_iter().take(self.config.max_branches) {
                 self.start_proxy_branch(cx, key, target);
@@ -168,8 +207,14 @@ impl Engine {
     }
 
     fn start_proxy_branch(&mut self, cx: Cx<'_>, key: ProxyKey, target: Target) {
-        let whereabouts = if target.trunk.in_service() { self.locate(&target) } else { Whereabouts::Lost };
-        let Some(proxy) = self.proxies.get_mut(&key) else { return };
+        let whereabouts = if target.trunk.in_service() {
+            self.locate(&target)
+        } else {
+            Whereabouts::Lost
+        };
+        let Some(proxy) = self.proxies.get_mut(&key) else {
+            return;
+        };
         let index = proxy.targets.len() as u32;
         proxy.targets.push(target);
         match whereabouts {
@@ -178,7 +223,12 @@ impl Engine {
                 proxy.pending += 1;
                 let id = ResolveId(self.next_serial());
                 self.resolves.insert(id, (key, index));
-                self.effect(Effect::Resolve { id, host, port, transport });
+                self.effect(Effect::Resolve {
+                    id,
+                    host,
+                    port,
+                    transport,
+                });
             }
             Whereabouts::Lost => self.note_proxy_failure(key, Best::Local(Reject::FlowFailed)),
         }
@@ -186,10 +236,14 @@ impl Engine {
 
     /// A name was looked up for a request that is no call.
     pub(crate) fn proxy_resolved(&mut self, cx: Cx<'_>, key: ProxyKey, index: u32, addresses: Option<Vec<SocketAddr>>) {
-        let Some(proxy) = self.proxies.get_mut(&key) else { return };
+        let Some(proxy) = self.proxies.get_mut(&key) else {
+            return;
+        };
         proxy.pending -= 1;
         let first = addresses.and_then(|addresses| addresses.first().copied());
-        let way = first.zip(proxy.targets.get(index as usize)).map(|(address, target)| line_way(target, address));
+        let way = first
+            .zip(proxy.targets.get(index as usize))
+            .map(|(address, target)| line_way(target, address));
         match way {
             Some(way) => self.launch_proxy_branch(cx, key, index, way),
             None => self.note_proxy_failure(key, Best::Local(Reject::TargetUnreachable)),
@@ -212,7 +266,11 @@ impl Engine {
         let Some(advertised) = advertised else {
             return self.note_proxy_failure(key, Best::Local(Reject::TargetUnreachable));
         };
-        let far = Leg { trunk, way: way.clone(), advertised };
+        let far = Leg {
+            trunk,
+            way: way.clone(),
+            advertised,
+        };
         let departure = Departure {
             request_uri: Some(request_uri),
             pop_routes: self.own_routes(&inbound).0,
@@ -228,7 +286,10 @@ impl Engine {
 
     /// Record-Route of requests that make a dialog: each value names the flow to the side it faces (RFC 5626 §5.2).
     fn dialog_routes(&self, inbound: &Inbound, far: &Leg) -> Vec<String> {
-        if !matches!(inbound.request.method(), Method::Subscribe | Method::Refer | Method::Notify) {
+        if !matches!(
+            inbound.request.method(),
+            Method::Subscribe | Method::Refer | Method::Notify
+        ) {
             return Vec::new();
         }
         let near = Leg {
@@ -236,14 +297,21 @@ impl Engine {
             way: Destination::Flow(inbound.flow.clone()),
             advertised: self.listeners.advertised_for_flow(&inbound.flow),
         };
-        let Some(far_flow) = self.flow_of(far) else { return Vec::new() };
+        let Some(far_flow) = self.flow_of(far) else {
+            return Vec::new();
+        };
         self.record_routes(&Token::Flow(far_flow), &Token::Flow(inbound.flow.clone()), far, &near)
     }
 
     fn flow_of(&self, leg: &Leg) -> Option<Flow> {
         match &leg.way {
             Destination::Flow(flow) => Some(flow.clone()),
-            Destination::Peer { trunk, transport, remote, .. } => Some(Flow {
+            Destination::Peer {
+                trunk,
+                transport,
+                remote,
+                ..
+            } => Some(Flow {
                 trunk: trunk.clone(),
                 transport: *transport,
                 local: self.listeners.local_for_peer(trunk, *remote)?,
@@ -265,11 +333,19 @@ impl Engine {
         let proxy = self.proxies.get(&key).ok_or(Reject::Internal)?;
         let inbound = Arc::clone(&proxy.inbound);
         let branch = new_branch(&mut *self.rng, proxy.loop_hash);
-        let via = Via { transport: way.transport(), sent_by: leg.advertised, branch };
+        let via = Via {
+            transport: way.transport(),
+            sent_by: leg.advertised,
+            branch,
+        };
         let bytes =
             write_request(&inbound.request, inbound.stamp, &via, departure).map_err(|_| Reject::MessageTooLarge)?;
-        let owner = ClientUse::Proxied { proxy: key, branch: index };
-        self.send_request(cx, inbound.request.method(), &via.branch, bytes, way, owner).map_err(|_| Reject::Overloaded)?;
+        let owner = ClientUse::Proxied {
+            proxy: key,
+            branch: index,
+        };
+        self.send_request(cx, inbound.request.method(), &via.branch, bytes, way, owner)
+            .map_err(|_| Reject::Overloaded)?;
         if let Some(proxy) = self.proxies.get_mut(&key) {
             proxy.pending += 1;
         }
@@ -281,7 +357,9 @@ impl Engine {
         if response.status().is_provisional() {
             return;
         }
-        let Some(proxy) = self.proxies.get_mut(&key) else { return };
+        let Some(proxy) = self.proxies.get_mut(&key) else {
+            return;
+        };
         proxy.pending = proxy.pending.saturating_sub(1);
         if response.status().is_success() {
             let server = proxy.inbound.server;
@@ -304,8 +382,13 @@ impl Engine {
     }
 
     fn note_proxy_failure(&mut self, key: ProxyKey, failure: Best) {
-        let Some(proxy) = self.proxies.get_mut(&key) else { return };
-        let is_better = proxy.best.as_ref().is_none_or(|best| rank(failure.status()) < rank(best.status()));
+        let Some(proxy) = self.proxies.get_mut(&key) else {
+            return;
+        };
+        let is_better = proxy
+            .best
+            .as_ref()
+            .is_none_or(|best| rank(failure.status()) < rank(best.status()));
         if is_better {
             proxy.best = Some(failure);
         }
@@ -336,9 +419,20 @@ impl Engine {
 
 /// A flow of a token as a way: without a connection a reliable transport needs a new one.
 fn flow_way(flow: Flow) -> Destination {
-    let Flow { trunk, transport, remote, connection, .. } = &flow;
-    if connection.is_none() && crate::io::TransportExt::is_reliable(*transport) {
-        return Destination::Peer { trunk: trunk.clone(), transport: *transport, remote: *remote, tls_name: None };
+    let Flow {
+        trunk,
+        transport,
+        remote,
+        connection,
+        ..
+    } = &flow;
+    if connection.is_none() && crate::io::TransportExt::reliable(*transport) {
+        return Destination::Peer {
+            trunk: trunk.clone(),
+            transport: *transport,
+            remote: *remote,
+            tls_name: None,
+        };
     }
     Destination::Flow(flow)
 }

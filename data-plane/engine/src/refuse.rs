@@ -28,7 +28,13 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(reject: Reject) -> Self {
-        Self { reject, decided_by: None, wait: Duration::ZERO, status: None, headers: Vec::new() }
+        Self {
+            reject,
+            decided_by: None,
+            wait: Duration::ZERO,
+            status: None,
+            headers: Vec::new(),
+        }
     }
 
     pub(crate) fn by(mut self, decided_by: DecidedBy) -> Self {

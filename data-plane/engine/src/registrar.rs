@@ -112,28 +112,50 @@ impl Engine {
             return Err(Reject::NoRoute.into());
         }
         let to = request.to().uri();
-        let host = to.sip().filter(|uri| self.listeners.is_own_domain(trunk, uri)).ok_or(Reject::UnknownUser)?.host();
+        let host = to
+            .sip()
+            .filter(|uri| self.listeners.is_own_domain(trunk, uri))
+            .ok_or(Reject::UnknownUser)?
+            .host();
         let user = user_of(&to).ok_or(Reject::UnknownUser)?;
         let address_of_record = format!("sip:{}@{host}", escape_user(&user));
-        let aor = Aor { trunk: trunk.id.clone(), user: user.into() };
-        let path = request.values(HeaderName::Path).map(|value| std::str::from_utf8(value).map(Arc::from));
+        let aor = Aor {
+            trunk: trunk.id.clone(),
+            user: user.into(),
+        };
+        let path = request
+            .values(HeaderName::Path)
+            .map(|value| std::str::from_utf8(value).map(Arc::from));
         let path: Vec<Arc<str>> = path.collect::<Result<_, _>>().map_err(|_| Reject::BadRequest)?;
         if path.len() > MAX_PATH || path.iter().any(|value| NameAddr::parse(value.as_bytes()).is_err()) {
             return Err(Reject::BadRequest.into());
         }
         let (changes, remove_all) = self.read_contacts(inbound)?;
-        Ok(Wanted { aor, address_of_record, changes, remove_all, path })
+        Ok(Wanted {
+            aor,
+            address_of_record,
+            changes,
+            remove_all,
+            path,
+        })
     }
 
     fn read_contacts(&self, inbound: &Inbound) -> Result<(Vec<Change>, bool), Refusal> {
         let (request, trunk) = (&inbound.request, &inbound.trunk);
         // A malformed Expires counts as the default (RFC 3261 §10.2.1.1).
         let header = request.typed::<Expires>().ok().flatten().map(|expires| expires.0);
-        let contacts: Vec<_> = request.contacts().collect::<Result<_, _>>().map_err(|_| Reject::BadRequest)?;
+        let contacts: Vec<_> = request
+            .contacts()
+            .collect::<Result<_, _>>()
+            .map_err(|_| Reject::BadRequest)?;
         if contacts.iter().any(|contact| matches!(contact, ContactHeader::Star)) {
             // RFC 3261 §10.3 step 6: nothing beside it, and only to remove.
             let alone = contacts.len() == 1 && header == Some(0);
-            return if alone { Ok((Vec::new(), true)) } else { Err(Reject::BadRequest.into()) };
+            return if alone {
+                Ok((Vec::new(), true))
+            } else {
+                Err(Reject::BadRequest.into())
+            };
         }
         let mut changes = Vec::with_capacity(contacts.len());
         for address in contacts.iter().filter_map(ContactHeader::address) {
@@ -141,15 +163,27 @@ impl Engine {
             if uri.sip().is_none() {
                 return Err(Reject::UnsupportedUriScheme.into());
             }
-            let asked = address.expires().or(header).map_or(DEFAULT_EXPIRES, |seconds| Duration::from_secs(seconds.into()));
+            let asked = address
+                .expires()
+                .or(header)
+                .map_or(DEFAULT_EXPIRES, |seconds| Duration::from_secs(seconds.into()));
             let min = trunk.registrar.min_expires;
             if !asked.is_zero() && asked < min {
                 let by = decided(&trunk.id, "registrar.min_expires", format_args!("{}s", min.as_secs()));
-                return Err(Refusal::new(Reject::IntervalTooBrief).by(by).header(HeaderName::MinExpires, min.as_secs().to_string()));
+                return Err(Refusal::new(Reject::IntervalTooBrief)
+                    .by(by)
+                    .header(HeaderName::MinExpires, min.as_secs().to_string()));
             }
             let behind_nat = trunk.fent && inbound.flow.transport == Transport::Udp;
-            let cap = if behind_nat { FENT_UDP_MAX_EXPIRES.max(min) } else { Duration::MAX };
-            let instance = address.params().find("+sip.instance").and_then(|param| param.unquoted().map(|v| v.into_owned()));
+            let cap = if behind_nat {
+                FENT_UDP_MAX_EXPIRES.max(min)
+            } else {
+                Duration::MAX
+            };
+            let instance = address
+                .params()
+                .find("+sip.instance")
+                .and_then(|param| param.unquoted().map(|v| v.into_owned()));
             changes.push(Change {
                 uri: uri.as_str().into(),
                 q_thousandths: address.q().unwrap_or(1000),
@@ -163,9 +197,14 @@ impl Engine {
     /// All or nothing (RFC 3261 §10.3 step 7).
     fn apply(&self, cx: Cx<'_>, inbound: &Inbound, wanted: &Wanted, contacts: &mut Vec<Contact>) -> Applied {
         let (request, now) = (&inbound.request, cx.now.wall);
-        let mut next: Vec<Contact> = contacts.iter().filter(|contact| contact.binding.is_live(now)).cloned().collect();
+        let mut next: Vec<Contact> = contacts
+            .iter()
+            .filter(|contact| contact.binding.is_live(now))
+            .cloned()
+            .collect();
         let mut changed = next.len() != contacts.len();
-        let is_older = |binding: &Binding| *binding.call_id == *request.call_id() && binding.cseq >= request.cseq_number();
+        let is_older =
+            |binding: &Binding| *binding.call_id == *request.call_id() && binding.cseq >= request.cseq_number();
         if wanted.remove_all {
             if next.iter().any(|contact| is_older(&contact.binding)) {
                 return Applied::OutOfOrder;
@@ -174,7 +213,9 @@ impl Engine {
             next.clear();
         }
         for change in &wanted.changes {
-            let known = next.iter().position(|contact| is_same_contact(&contact.binding.contact_uri, &change.uri));
+            let known = next
+                .iter()
+                .position(|contact| is_same_contact(&contact.binding.contact_uri, &change.uri));
             let previous = known.map(|at| next.remove(at));
             if previous.as_ref().is_some_and(|contact| is_older(&contact.binding)) {
                 return Applied::OutOfOrder;
@@ -193,7 +234,14 @@ impl Engine {
         Applied::Bindings(bindings, changed)
     }
 
-    fn contact(&self, inbound: &Inbound, wanted: &Wanted, change: &Change, created: SystemTime, now: SystemTime) -> Contact {
+    fn contact(
+        &self,
+        inbound: &Inbound,
+        wanted: &Wanted,
+        change: &Change,
+        created: SystemTime,
+        now: SystemTime,
+    ) -> Contact {
         let request = &inbound.request;
         let binding = Binding {
             contact_uri: Arc::clone(&change.uri),
@@ -210,7 +258,10 @@ impl Engine {
             path: wanted.path.clone(),
             instance_id: Arc::clone(&change.instance_id),
         };
-        Contact { binding, flow: Some(inbound.flow.clone()) }
+        Contact {
+            binding,
+            flow: Some(inbound.flow.clone()),
+        }
     }
 }
 
@@ -247,5 +298,6 @@ fn is_same_contact(one: &str, other: &str) -> bool {
 
 /// Milliseconds since 1970.
 pub(crate) fn millis(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

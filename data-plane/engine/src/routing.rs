@@ -81,7 +81,9 @@ pub(crate) fn plan<R: Rng + ?Sized>(query: &Query<'_>, request: &Request, rng: &
     let user = user_of(&uri).ok_or(Reject::NoRoute)?;
     let host = uri.sip().map(|sip| sip.host().to_string()).unwrap_or_default();
     let route = query.snapshot.route(&query.inbound.id, &user, &host);
-    let own = uri.sip().is_none_or(|sip| query.listeners.is_own_domain(query.inbound, &sip));
+    let own = uri
+        .sip()
+        .is_none_or(|sip| query.listeners.is_own_domain(query.inbound, &sip));
     let default;
     let targets: &[RouteTarget] = match route {
         Some(route) => &route.targets,
@@ -92,7 +94,13 @@ pub(crate) fn plan<R: Rng + ?Sized>(query: &Query<'_>, request: &Request, rng: &
             &default
         }
     };
-    let mut finder = Finder { query, rng, user: &user, groups: VecDeque::new(), nothing: Reject::NoRoute };
+    let mut finder = Finder {
+        query,
+        rng,
+        user: &user,
+        groups: VecDeque::new(),
+        nothing: Reject::NoRoute,
+    };
     for target in targets {
         finder.expand(target);
     }
@@ -100,7 +108,11 @@ pub(crate) fn plan<R: Rng + ?Sized>(query: &Query<'_>, request: &Request, rng: &
         return Err(finder.nothing);
     }
     let groups = finder.groups;
-    Ok(Plan { route: route.map(|route| route.id.clone()), language: route.and_then(|route| route.language.clone()), groups })
+    Ok(Plan {
+        route: route.map(|route| route.id.clone()),
+        language: route.and_then(|route| route.language.clone()),
+        groups,
+    })
 }
 
 struct Finder<'a, R: ?Sized> {
@@ -115,7 +127,9 @@ struct Finder<'a, R: ?Sized> {
 impl<R: Rng + ?Sized> Finder<'_, R> {
     fn expand(&mut self, target: &RouteTarget) {
         let snapshot = self.query.snapshot;
-        let Some(trunk) = snapshot.trunk(target.kind.trunk()) else { return };
+        let Some(trunk) = snapshot.trunk(target.kind.trunk()) else {
+            return;
+        };
         let user = target.rewrite(self.user);
         match &target.kind {
             TargetKind::Phones(_) => self.phones(trunk, user),
@@ -135,25 +149,47 @@ impl<R: Rng + ?Sized> Finder<'_, R> {
 
     /// Contacts by q, equal ones together (RFC 3261 §16.6).
     fn phones(&mut self, trunk: &Arc<Trunk>, user: String) {
-        let aor = Aor { trunk: trunk.id.clone(), user: user.into() };
+        let aor = Aor {
+            trunk: trunk.id.clone(),
+            user: user.into(),
+        };
         let mut contacts = self.query.env.contacts(&aor);
         contacts.retain(|contact| contact.binding.is_live(self.query.now.wall));
         if contacts.is_empty() {
             // Who the users of a trunk are is known only where they have to authenticate.
             let known = !trunk.inbound_digest.enabled || self.query.snapshot.credential(&trunk.id, &aor.user).is_some();
-            self.nothing = if known { Reject::NotRegistered } else { Reject::UnknownUser };
+            self.nothing = if known {
+                Reject::NotRegistered
+            } else {
+                Reject::UnknownUser
+            };
             return;
         }
         contacts.sort_by_key(|contact| std::cmp::Reverse(contact.binding.q_thousandths));
-        for (index, equal) in contacts.chunk_by(|a, b| a.binding.q_thousandths == b.binding.q_thousandths).enumerate() {
-            let target = |contact: &Contact| Target { trunk: Arc::clone(trunk), kind: Kind::Phone(Box::new(contact.clone())) };
-            self.groups.push_back(Group { targets: equal.iter().map(target).collect(), continues_search: index > 0 });
+        for (index, equal) in contacts
+            .chunk_by(|a, b| a.binding.q_thousandths == b.binding.q_thousandths)
+            .enumerate()
+        {
+            let target = |contact: &Contact| Target {
+                trunk: Arc::clone(trunk),
+                kind: Kind::Phone(Box::new(contact.clone())),
+            };
+            self.groups.push_back(Group {
+                targets: equal.iter().map(target).collect(),
+                continues_search: index > 0,
+            });
         }
     }
 
     fn line(&mut self, trunk: &Arc<Trunk>, line: &Arc<Line>, user: String) {
-        let target = Target { trunk: Arc::clone(trunk), kind: Kind::Line(Arc::clone(line), user) };
-        self.groups.push_back(Group { targets: vec![target], continues_search: false });
+        let target = Target {
+            trunk: Arc::clone(trunk),
+            kind: Kind::Line(Arc::clone(line), user),
+        };
+        self.groups.push_back(Group {
+            targets: vec![target],
+            continues_search: false,
+        });
     }
 }
 
@@ -168,7 +204,9 @@ pub(crate) fn leads_to_next(trunk: &Trunk, status: u16, cause: Option<u8>) -> bo
     if status >= 600 {
         return reason;
     }
-    let Some(cause) = cause.map(|cause| trunk.retryable_causes.contains(cause.into())) else { return reason };
+    let Some(cause) = cause.map(|cause| trunk.retryable_causes.contains(cause.into())) else {
+        return reason;
+    };
     match trunk.properties.retry_match() {
         RetryMatch::Any => reason || cause,
         RetryMatch::All => reason && cause,
@@ -229,7 +267,11 @@ mod tests {
             ("500-599", "34", false, 408, None, false),
         ] {
             let trunk = trunk(reasons, causes, all);
-            assert_eq!(leads_to_next(&trunk, status, cause), expected, "{reasons} {causes} {all} {status} {cause:?}");
+            assert_eq!(
+                leads_to_next(&trunk, status, cause),
+                expected,
+                "{reasons} {causes} {all} {status} {cause:?}"
+            );
         }
     }
 

@@ -43,7 +43,12 @@ impl Tokens {
 
     /// A key for another purpose, as secret as this one.
     pub(crate) fn derived_key(&self) -> [u8; 32] {
-        self.mac.clone().chain_update(b"digest nonces").finalize().into_bytes().into()
+        self.mac
+            .clone()
+            .chain_update(b"digest nonces")
+            .finalize()
+            .into_bytes()
+            .into()
     }
 
     pub(crate) fn write(&self, token: &Token) -> String {
@@ -101,7 +106,13 @@ fn read_flow(bytes: &[u8]) -> Option<Flow> {
     let (connection, trunk) = rest.split_first_chunk::<8>()?;
     let connection = u64::from_be_bytes(*connection).checked_sub(1).map(ConnectionId);
     let trunk = TrunkId::new(std::str::from_utf8(trunk).ok()?).ok()?;
-    Some(Flow { trunk, transport, local, remote, connection })
+    Some(Flow {
+        trunk,
+        transport,
+        local,
+        remote,
+        connection,
+    })
 }
 
 fn write_address(out: &mut Vec<u8>, address: SocketAddr) {
@@ -121,8 +132,12 @@ fn write_address(out: &mut Vec<u8>, address: SocketAddr) {
 fn read_address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
     let (family, rest) = bytes.split_first()?;
     let (ip, rest): (IpAddr, &[u8]) = match family {
-        4 => rest.split_first_chunk::<4>().map(|(octets, rest)| (Ipv4Addr::from(*octets).into(), rest))?,
-        6 => rest.split_first_chunk::<16>().map(|(octets, rest)| (Ipv6Addr::from(*octets).into(), rest))?,
+        4 => rest
+            .split_first_chunk::<4>()
+            .map(|(octets, rest)| (Ipv4Addr::from(*octets).into(), rest))?,
+        6 => rest
+            .split_first_chunk::<16>()
+            .map(|(octets, rest)| (Ipv6Addr::from(*octets).into(), rest))?,
         _ => return None,
     };
     let (port, rest) = rest.split_first_chunk::<2>()?;

@@ -50,7 +50,9 @@ impl Engine {
     }
 
     fn branch_provisional(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, response: &Response) {
-        let is_calling = call.branch(index).is_some_and(|branch| matches!(branch.state, BranchState::Calling(_)));
+        let is_calling = call
+            .branch(index)
+            .is_some_and(|branch| matches!(branch.state, BranchState::Calling(_)));
         if call.stage != Stage::Trying || !is_calling {
             return;
         }
@@ -63,8 +65,14 @@ impl Engine {
                 return self.after_failure(cx, call);
             }
         };
-        let back = Return { body, conversation: conversation_for_caller(call), ..Return::default() };
-        let Ok(bytes) = write_response(response, &back) else { return };
+        let back = Return {
+            body,
+            conversation: conversation_for_caller(call),
+            ..Return::default()
+        };
+        let Ok(bytes) = write_response(response, &back) else {
+            return;
+        };
         let server = call.invite.server;
         self.respond(cx, server, response.status(), bytes);
         if call.record.ring_time.is_none() {
@@ -106,7 +114,11 @@ impl Engine {
                 return self.after_failure(cx, call);
             }
         };
-        let back = Return { body, conversation: conversation_for_caller(call), ..Return::default() };
+        let back = Return {
+            body,
+            conversation: conversation_for_caller(call),
+            ..Return::default()
+        };
         let Ok(bytes) = write_response(response, &back) else {
             self.decline_answer(cx, call, index, response);
             self.fail_branch(cx, call, index, local_failure(&trunk, Reject::MessageTooLarge.into()));
@@ -143,7 +155,9 @@ impl Engine {
     fn keep_only(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, tag: &str) {
         call.groups.clear();
         call.best = None;
-        call.branches[index as usize].dialogs.retain(|dialog| dialog.tag(Side::Callee) == tag);
+        call.branches[index as usize]
+            .dialogs
+            .retain(|dialog| dialog.tag(Side::Callee) == tag);
         for other in 0..call.branches.len() as u32 {
             if other != index {
                 self.cancel_branch(cx, call, other, ANSWERED_ELSEWHERE);
@@ -182,11 +196,15 @@ impl Engine {
     /// The next address the name of a line gave, if there is one and the branch is still wanted.
     fn try_next_address(&mut self, cx: Cx<'_>, call: &mut Call, index: u32) -> bool {
         let is_trying = call.stage == Stage::Trying;
-        let Some(branch) = call.branch_mut(index) else { return false };
+        let Some(branch) = call.branch_mut(index) else {
+            return false;
+        };
         if !is_trying || !matches!(branch.state, BranchState::Calling(_)) {
             return false;
         }
-        let Some(address) = branch.addresses.pop_front() else { return false };
+        let Some(address) = branch.addresses.pop_front() else {
+            return false;
+        };
         let way = line_way(&branch.target, address);
         branch.dialogs.clear();
         self.launch(cx, call, index, way);
@@ -235,7 +253,11 @@ impl Engine {
             return;
         }
         let ends_search = failure.status >= 600 && !failure.trunk.retryable_reasons.contains(failure.status);
-        let better = |known: &Option<Failure>| known.as_ref().is_none_or(|known| rank(failure.status) < rank(known.status));
+        let better = |known: &Option<Failure>| {
+            known
+                .as_ref()
+                .is_none_or(|known| rank(failure.status) < rank(known.status))
+        };
         if better(&call.best) {
             call.best = Some(failure.clone());
         }
@@ -274,8 +296,17 @@ impl Engine {
                     || leads_to_next(&failure.trunk, failure.status, failure.cause)
             }
         };
-        let decision = if goes_on { AttemptDecision::NextTarget } else { AttemptDecision::Ended };
-        for attempt in call.record.attempts.iter_mut().filter(|attempt| attempt.decision.is_none()) {
+        let decision = if goes_on {
+            AttemptDecision::NextTarget
+        } else {
+            AttemptDecision::Ended
+        };
+        for attempt in call
+            .record
+            .attempts
+            .iter_mut()
+            .filter(|attempt| attempt.decision.is_none())
+        {
             attempt.decision = Some(decision);
             if goes_on {
                 cx.env.count(Counter::AttemptsRetried);
@@ -309,25 +340,40 @@ impl Engine {
 
     /// A CANCEL that had to wait may go now, or timer C ran out.
     pub(crate) fn cancel_now(&mut self, cx: Cx<'_>, client: ClientTransactionId) {
-        let Some(invite) = self.transactions.request(client).cloned() else { return };
+        let Some(invite) = self.transactions.request(client).cloned() else {
+            return;
+        };
         let reason = match self.clients.get(&client).map(|entry| &entry.owner) {
-            Some(ClientUse::Branch { call, branch }) => {
-                self.calls.get(call).and_then(|call| call.branch(*branch)?.cancel_reason.clone())
-            }
+            Some(ClientUse::Branch { call, branch }) => self
+                .calls
+                .get(call)
+                .and_then(|call| call.branch(*branch)?.cancel_reason.clone()),
             _ => None,
         };
         self.send_cancel(cx, client, &invite, reason.as_deref());
     }
 
-    pub(crate) fn send_cancel(&mut self, cx: Cx<'_>, client: ClientTransactionId, invite: &Bytes, reason: Option<&str>) {
+    pub(crate) fn send_cancel(
+        &mut self,
+        cx: Cx<'_>,
+        client: ClientTransactionId,
+        invite: &Bytes,
+        reason: Option<&str>,
+    ) {
         let id = trunkline_sip::transaction::TransactionId::Client(client);
-        let Some(way) = self.transactions.destination(id).cloned() else { return };
-        let Some(invite) = parse_own_request(invite, &self.config.limits) else { return };
+        let Some(way) = self.transactions.destination(id).cloned() else {
+            return;
+        };
+        let Some(invite) = parse_own_request(invite, &self.config.limits) else {
+            return;
+        };
         let mut builder = cancel_for(&invite);
         if let Some(reason) = reason {
             builder = builder.header(HeaderName::Reason, reason);
         }
-        let (Ok(bytes), Some(branch)) = (builder.build(), invite.branch()) else { return };
+        let (Ok(bytes), Some(branch)) = (builder.build(), invite.branch()) else {
+            return;
+        };
         // Without room for the CANCEL the target rings until its own timers end it.
         let _ = self.send_request(cx, &Method::Cancel, branch, bytes, way, ClientUse::Own);
     }
@@ -335,7 +381,9 @@ impl Engine {
     /// A 2xx nobody wants: acknowledged, then ended (RFC 3261 §13.2.2.4, §15).
     fn decline_answer(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, response: &Response) {
         let is_other_fork = matches!(call.branches[index as usize].state, BranchState::Answered(_));
-        let established = Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| self.is_own_route(uri));
+        let established = Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| {
+            self.is_own_route(uri)
+        });
         if let (Ok(mut dialog), Some(leg)) = (established, call.branches[index as usize].leg.clone())
             && let Ok(bye) = dialog.originate(Side::Callee, Method::Bye)
         {
@@ -356,9 +404,17 @@ impl Engine {
 
     /// An ACK for a 2xx, with what the dialog knows: made like the BYE that follows it, with the number of the INVITE.
     pub(crate) fn send_ack(&mut self, cx: Cx<'_>, leg: &Leg, like: &Originated, cseq: u32) {
-        let ack = Originated { method: Method::Ack, cseq, ..like.clone() };
+        let ack = Originated {
+            method: Method::Ack,
+            cseq,
+            ..like.clone()
+        };
         let way = leg.hop(Some(&ack.next_hop.as_uri()));
-        let via = Via { transport: way.transport(), sent_by: leg.advertised, branch: new_branch(&mut *self.rng, 0) };
+        let via = Via {
+            transport: way.transport(),
+            sent_by: leg.advertised,
+            branch: new_branch(&mut *self.rng, 0),
+        };
         if let Ok(bytes) = ack.builder(&via).build() {
             self.transmit(cx, way, bytes);
         }
@@ -366,7 +422,11 @@ impl Engine {
 
     pub(crate) fn send_bye(&mut self, cx: Cx<'_>, leg: &Leg, bye: &Originated, reason: Option<&str>) {
         let way = leg.hop(Some(&bye.next_hop.as_uri()));
-        let via = Via { transport: way.transport(), sent_by: leg.advertised, branch: new_branch(&mut *self.rng, 0) };
+        let via = Via {
+            transport: way.transport(),
+            sent_by: leg.advertised,
+            branch: new_branch(&mut *self.rng, 0),
+        };
         let mut builder = bye.builder(&via);
         if let Some(reason) = reason {
             builder = builder.header(HeaderName::Reason, reason);
@@ -383,7 +443,9 @@ impl Engine {
         if known || call.branches[index as usize].dialogs.len() >= MAX_DIALOGS {
             return;
         }
-        if let Ok(dialog) = Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| self.is_own_route(uri)) {
+        if let Ok(dialog) = Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| {
+            self.is_own_route(uri)
+        }) {
             call.branches[index as usize].dialogs.push(dialog);
         }
     }
@@ -391,9 +453,13 @@ impl Engine {
     fn confirm_dialog(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, response: &Response) -> bool {
         let Some(tag) = response.to_tag() else { return false };
         if let Some(dialog) = call.branches[index as usize].dialog_mut(tag) {
-            return dialog.confirm(cx.now.mono, response, |uri| self.is_own_route(uri)).is_ok();
+            return dialog
+                .confirm(cx.now.mono, response, |uri| self.is_own_route(uri))
+                .is_ok();
         }
-        match Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| self.is_own_route(uri)) {
+        match Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| {
+            self.is_own_route(uri)
+        }) {
             Ok(dialog) => {
                 call.branches[index as usize].dialogs.push(dialog);
                 true
@@ -413,7 +479,9 @@ impl Engine {
         let Some(body) = sdp_of(response) else { return Ok(None) };
         let branch = &mut call.branches[index as usize];
         let offered = branch.offer.is_some();
-        let Some(media) = branch.media.as_mut() else { return Ok(None) };
+        let Some(media) = branch.media.as_mut() else {
+            return Ok(None);
+        };
         let became = media
             .in_response(cx.env, &mut *self.rng, LegId::B, offered, &body)
             .map_err(|error| refusal(error, &media.legs))?;
@@ -423,20 +491,32 @@ impl Engine {
 
     /// Tells the relay what the session has come to.
     pub(crate) fn apply_media(&mut self, call: &mut Call, index: u32) {
-        let Some(media) = call.branch_mut(index).and_then(|branch| branch.media.as_mut()) else { return };
-        let Some(config) = media.session.relay_config() else { return };
+        let Some(media) = call.branch_mut(index).and_then(|branch| branch.media.as_mut()) else {
+            return;
+        };
+        let Some(config) = media.session.relay_config() else {
+            return;
+        };
         media.applied = true;
         let session = media.relay;
         self.sessions.insert(session, call.key);
-        self.effect(Effect::Relay { session, command: RelayCommand::Apply(Box::new(config)) });
+        self.effect(Effect::Relay {
+            session,
+            command: RelayCommand::Apply(Box::new(config)),
+        });
     }
 
     /// Ends the media of a branch that did not make the call: its figures are of no interest.
     pub(crate) fn close_branch_media(&mut self, cx: Cx<'_>, call: &mut Call, index: u32) {
-        let Some(media) = call.branch_mut(index).and_then(|branch| branch.media.take()) else { return };
+        let Some(media) = call.branch_mut(index).and_then(|branch| branch.media.take()) else {
+            return;
+        };
         if media.applied {
             self.sessions.remove(&media.relay);
-            self.effect(Effect::Relay { session: media.relay, command: RelayCommand::Close });
+            self.effect(Effect::Relay {
+                session: media.relay,
+                command: RelayCommand::Close,
+            });
         }
         media.close(cx.env);
     }

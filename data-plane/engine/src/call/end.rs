@@ -37,7 +37,12 @@ pub(crate) struct Ending {
 
 impl Ending {
     pub(crate) fn released(reason: EndReason) -> Self {
-        Self { reason, status: 200, cause: Some(NORMAL_CLEARING), decided_by: None }
+        Self {
+            reason,
+            status: 200,
+            cause: Some(NORMAL_CLEARING),
+            decided_by: None,
+        }
     }
 }
 
@@ -45,8 +50,12 @@ impl Engine {
     /// Ends a call, answered or not, from outside. False when there is no such call.
     pub fn hang_up(&mut self, now: Now, env: &dyn Env, id: ConversationId) -> bool {
         let cx = Cx { now, env };
-        let Some(&key) = self.calls_by_conversation.get(&id) else { return false };
-        let found = self.with_call(key, |engine, call| engine.hang_up_call(cx, call)).unwrap_or(false);
+        let Some(&key) = self.calls_by_conversation.get(&id) else {
+            return false;
+        };
+        let found = self
+            .with_call(key, |engine, call| engine.hang_up_call(cx, call))
+            .unwrap_or(false);
         self.settle(cx);
         found
     }
@@ -97,12 +106,18 @@ impl Engine {
             LegId::A => Arc::clone(&call.caller.trunk),
             LegId::B => Arc::clone(&call.branches[index as usize].target.trunk),
         };
-        let is_current = call.branches[index as usize].media.as_ref().is_some_and(|media| media.relay == session);
+        let is_current = call.branches[index as usize]
+            .media
+            .as_ref()
+            .is_some_and(|media| media.relay == session);
         if !is_current {
             return;
         }
         let by = crate::inbound::decided(&trunk.id, "disconnect_on_idle_rtp", true);
-        let ending = Ending { decided_by: Some(by), ..Ending::released(EndReason::RtpIdle) };
+        let ending = Ending {
+            decided_by: Some(by),
+            ..Ending::released(EndReason::RtpIdle)
+        };
         self.release_both(cx, call, "SIP;cause=408;text=\"RTP idle\"", ending);
     }
 
@@ -140,7 +155,9 @@ impl Engine {
     pub(crate) fn release_both(&mut self, cx: Cx<'_>, call: &mut Call, reason: &str, ending: Ending) {
         let Stage::Answered(index) = call.stage else { return };
         for side in [Side::Caller, Side::Callee] {
-            let Some(leg) = call.leg(index, side).cloned() else { continue };
+            let Some(leg) = call.leg(index, side).cloned() else {
+                continue;
+            };
             let dialog = call.branches[index as usize].dialogs.first_mut();
             if let Some(Ok(bye)) = dialog.map(|dialog| dialog.originate(side, Method::Bye)) {
                 self.send_bye(cx, &leg, &bye, Some(reason));
@@ -158,12 +175,23 @@ impl Engine {
             return;
         }
         let best = call.best.take();
-        for attempt in call.record.attempts.iter_mut().filter(|attempt| attempt.decision.is_none()) {
+        for attempt in call
+            .record
+            .attempts
+            .iter_mut()
+            .filter(|attempt| attempt.decision.is_none())
+        {
             attempt.decision = Some(AttemptDecision::Ended);
         }
         match best {
-            Some(Failure { what: FailureKind::Response(response), .. }) => self.pass_failure(cx, call, &response),
-            Some(Failure { what: FailureKind::Local(refusal), .. }) => self.give_up_with(cx, call, &refusal),
+            Some(Failure {
+                what: FailureKind::Response(response),
+                ..
+            }) => self.pass_failure(cx, call, &response),
+            Some(Failure {
+                what: FailureKind::Local(refusal),
+                ..
+            }) => self.give_up_with(cx, call, &refusal),
             None => self.give_up_with(cx, call, &Refusal::new(Reject::NotRegistered)),
         }
     }
@@ -194,12 +222,23 @@ impl Engine {
         } else {
             let has_reason = response.typed_list::<Reason<'_>>().next().is_some();
             let reason = cause.filter(|_| !has_reason).map(q850_reason);
-            match write_response(response, &Return { reason, ..Return::default() }) {
+            match write_response(
+                response,
+                &Return {
+                    reason,
+                    ..Return::default()
+                },
+            ) {
                 Ok(bytes) => self.respond(cx, invite.server, status, bytes),
                 Err(_) => self.reply(cx, &invite, StatusCode::SERVER_INTERNAL_ERROR),
             }
         }
-        let ending = Ending { reason: EndReason::TargetRefused, status: status.as_u16(), cause, decided_by: None };
+        let ending = Ending {
+            reason: EndReason::TargetRefused,
+            status: status.as_u16(),
+            cause,
+            decided_by: None,
+        };
         self.end_call(cx, call, ending);
     }
 
@@ -221,7 +260,7 @@ impl Engine {
                     self.send_cancel(cx, client, &invite, reason);
                 }
             }
-            Some(ServerRole::Plain) | None => {}
+            Some(ServerRole::Plain | ServerRole::Proxied(_)) | None => {}
         }
     }
 
@@ -299,7 +338,10 @@ impl Engine {
             media.close(cx.env);
             if was_open {
                 call.closing = Some(session);
-                self.effect(Effect::Relay { session, command: RelayCommand::Close });
+                self.effect(Effect::Relay {
+                    session,
+                    command: RelayCommand::Close,
+                });
                 figures = true;
             }
         }

@@ -1,26 +1,25 @@
-//! Requests within the dialog of a call, from either side, and their responses (RFC 3261 §12.2, §16.4 to §16.7).
+//! Requests within the dialog of a call, from either side (RFC 3261 §12.2, §16.4 to §16.6).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use trunkline_shared::call::EndReason;
 use trunkline_shared::reject::Reject;
-use trunkline_sip::dialog::{Dialog, Effect, Order, Side};
+use trunkline_sip::dialog::{Dialog, Side};
 use trunkline_sip::digest::Role;
 use trunkline_sip::header::{HeaderName, RAck};
-use trunkline_sip::message::{Request, Response};
+use trunkline_sip::message::Request;
 use trunkline_sip::method::Method;
 use trunkline_sip::status::StatusCode;
-use trunkline_sip::transaction::ClientTransactionId;
 use trunkline_sip::uri::Uri;
 use trunkline_sip::write::ViaStamp;
 
 use super::end::Ending;
 use super::launch::consumed_realm;
-use super::{Call, CallKey, Deadline, Leg, PassedAck, Stage, leg_id};
+use super::{Call, CallKey, Leg, PassedAck, leg_id};
 use crate::auth::Verdict;
 use crate::engine::{Cx, Engine};
-use crate::forward::{Departure, Return, Via, branch as new_branch, write_request, write_response};
+use crate::forward::{Departure, Via, branch as new_branch, write_request};
 use crate::inbound::{ClientUse, Inbound, Passed, SdpRole, ServerRole};
 use crate::io::{Destination, Flow};
 use crate::media::{refusal, sdp_of};
@@ -62,18 +61,27 @@ impl Engine {
             let mut found = keys.iter().filter_map(|key| self.find_in(*key, request));
             let first = found.next()?;
             // A call that passes us twice has one dialog twice: the flow tells the two apart.
-            let by_flow = std::iter::once(first).chain(found).find(|found| self.comes_from(*found, flow));
+            let by_flow = std::iter::once(first)
+                .chain(found)
+                .find(|found| self.comes_from(*found, flow));
             Some(by_flow.unwrap_or(first))
         })
     }
 
     fn routed_call(&self, request: &Request) -> Option<CallKey> {
         let strict = request.uri();
-        let first = request.addresses(HeaderName::Route).next().and_then(Result::ok).map(|route| route.uri());
-        [Some(strict), first].into_iter().flatten().find_map(|uri| match self.tokens.read(uri.sip()?.user()?)? {
-            Token::Call(key) => Some(key),
-            Token::Flow(_) => None,
-        })
+        let first = request
+            .addresses(HeaderName::Route)
+            .next()
+            .and_then(Result::ok)
+            .map(|route| route.uri());
+        [Some(strict), first]
+            .into_iter()
+            .flatten()
+            .find_map(|uri| match self.tokens.read(uri.sip()?.user()?)? {
+                Token::Call(key) => Some(key),
+                Token::Flow(_) => None,
+            })
     }
 
     fn find_in(&self, key: CallKey, request: &Request) -> Option<Found> {
@@ -81,13 +89,21 @@ impl Engine {
         call.branches.iter().zip(0..).find_map(|(branch, index)| {
             branch.dialogs.iter().enumerate().find_map(|(dialog, candidate)| {
                 let sender = candidate.sender(request)?;
-                Some(Found { call: key, branch: index, dialog, sender })
+                Some(Found {
+                    call: key,
+                    branch: index,
+                    dialog,
+                    sender,
+                })
             })
         })
     }
 
     fn comes_from(&self, found: Found, flow: &Flow) -> bool {
-        let leg = self.calls.get(&found.call).and_then(|call| call.leg(found.branch, found.sender));
+        let leg = self
+            .calls
+            .get(&found.call)
+            .and_then(|call| call.leg(found.branch, found.sender));
         leg.is_some_and(|leg| leg.trunk.id == flow.trunk && leg.way.remote() == flow.remote)
     }
 
@@ -102,7 +118,13 @@ impl Engine {
         }
     }
 
-    fn pass_request(&mut self, cx: Cx<'_>, call: &mut Call, inbound: &Arc<Inbound>, found: Found) -> Result<(), Refusal> {
+    fn pass_request(
+        &mut self,
+        cx: Cx<'_>,
+        call: &mut Call,
+        inbound: &Arc<Inbound>,
+        found: Found,
+    ) -> Result<(), Refusal> {
         let method = inbound.request.method().clone();
         if call.is_ended() {
             return self.pass_after_end(cx, call, inbound, found);
@@ -128,7 +150,13 @@ impl Engine {
     }
 
     /// After the end only what the call left behind passes: the NOTIFYs of a transfer. A BYE that crossed ours is fine.
-    fn pass_after_end(&mut self, cx: Cx<'_>, call: &mut Call, inbound: &Arc<Inbound>, found: Found) -> Result<(), Refusal> {
+    fn pass_after_end(
+        &mut self,
+        cx: Cx<'_>,
+        call: &mut Call,
+        inbound: &Arc<Inbound>,
+        found: Found,
+    ) -> Result<(), Refusal> {
         match inbound.request.method() {
             Method::Bye => {
                 self.reply(cx, inbound, StatusCode::OK);
@@ -146,9 +174,9 @@ impl Engine {
     fn check_sender(&mut self, cx: Cx<'_>, call: &Call, inbound: &Inbound, found: Found) -> Result<(), Refusal> {
         let is_phone = match found.sender {
             Side::Caller => !call.record.authenticated_user.is_empty(),
-            Side::Callee => {
-                call.branch(found.branch).is_some_and(|branch| matches!(branch.target.kind, Kind::Phone(_)))
-            }
+            Side::Callee => call
+                .branch(found.branch)
+                .is_some_and(|branch| matches!(branch.target.kind, Kind::Phone(_))),
         };
         if !is_phone || *inbound.request.method() == Method::Invite {
             return Ok(());
@@ -159,10 +187,13 @@ impl Engine {
         }
     }
 
-    fn note_sender(&self, call: &mut Call, found: Found, flow: &Flow) {
+    pub(super) fn note_sender(&self, call: &mut Call, found: Found, flow: &Flow) {
         let leg = match found.sender {
             Side::Caller => Some(&mut call.caller),
-            Side::Callee => call.branches.get_mut(found.branch as usize).and_then(|branch| branch.leg.as_mut()),
+            Side::Callee => call
+                .branches
+                .get_mut(found.branch as usize)
+                .and_then(|branch| branch.leg.as_mut()),
         };
         if let Some(leg) = leg {
             leg.seen_on(flow);
@@ -179,7 +210,9 @@ impl Engine {
     ) -> Result<Option<(SdpRole, Bytes)>, Refusal> {
         let Some(body) = sdp_of(request) else { return Ok(None) };
         let from = leg_id(found.sender);
-        let Some(media) = call.branch_mut(found.branch).and_then(|branch| branch.media.as_mut()) else { return Ok(None) };
+        let Some(media) = call.branch_mut(found.branch).and_then(|branch| branch.media.as_mut()) else {
+            return Ok(None);
+        };
         let answers = media.session.awaits_answer_of() == Some(from);
         let became = if answers {
             media.answer(cx.env, &mut *self.rng, from, &body)
@@ -204,7 +237,9 @@ impl Engine {
         sdp: SdpRole,
     ) -> Result<(), Refusal> {
         let method = inbound.request.method().clone();
-        let Some(leg) = call.leg(found.branch, found.sender.other()).cloned() else { return Err(Reject::NoDialog.into()) };
+        let Some(leg) = call.leg(found.branch, found.sender.other()).cloned() else {
+            return Err(Reject::NoDialog.into());
+        };
         let (bytes, via, way) = self.write_on(call, &inbound.request, inbound.stamp, found, &leg, body)?;
         let owner = ClientUse::InDialog(Box::new(Passed {
             call: call.key,
@@ -214,7 +249,9 @@ impl Engine {
             sdp,
             success: None,
         }));
-        let client = self.send_request(cx, &method, &via.branch, bytes, way, owner).map_err(|_| Reject::Overloaded)?;
+        let client = self
+            .send_request(cx, &method, &via.branch, bytes, way, owner)
+            .map_err(|_| Reject::Overloaded)?;
         if method == Method::Invite {
             if let Some(entry) = self.servers.get_mut(&inbound.server) {
                 entry.role = ServerRole::Passed(client);
@@ -235,15 +272,23 @@ impl Engine {
         body: Option<Bytes>,
     ) -> Result<(Bytes, Via, Destination), Refusal> {
         let path = self.path(request, leg);
-        let caller_trunk = Arc::clone(&call.caller.trunk);
+        let sender_trunk = call.leg(found.branch, found.sender).map(|leg| Arc::clone(&leg.trunk));
         let conversation = leg.trunk.conversation_header.then_some(call.id);
         let dialog = call
             .branch_mut(found.branch)
             .and_then(|branch| branch.dialogs.get_mut(found.dialog))
             .ok_or_else(|| Refusal::new(Reject::NoDialog))?;
         let passing = dialog.request_passes(found.sender, request);
-        let rack = request.typed::<RAck>().ok().flatten().map(|rack| rack_value(dialog, found.sender, &rack));
-        let via = Via { transport: path.way.transport(), sent_by: leg.advertised, branch: new_branch(&mut *self.rng, 0) };
+        let rack = request
+            .typed::<RAck>()
+            .ok()
+            .flatten()
+            .map(|rack| rack_value(dialog, found.sender, &rack));
+        let via = Via {
+            transport: path.way.transport(),
+            sent_by: leg.advertised,
+            branch: new_branch(&mut *self.rng, 0),
+        };
         let departure = Departure {
             request_uri: path.request_uri,
             pop_routes: path.pop_routes,
@@ -251,23 +296,31 @@ impl Engine {
             last_route: path.last_route,
             body,
             // Out of order it is for the peer to refuse it (RFC 3261 §12.2.2).
-            cseq: (passing.order != Order::Lower || passing.cseq != request.cseq_number()).then_some(passing.cseq),
+            cseq: Some(passing.cseq),
             rack: rack.flatten(),
             conversation,
-            consumed_realm: (found.sender == Side::Caller).then(|| consumed_realm(&caller_trunk)).flatten(),
+            consumed_realm: sender_trunk.as_deref().and_then(consumed_realm),
             ..Departure::default()
         };
-        let bytes = write_request(request, stamp, &via, &departure).map_err(|_| Refusal::new(Reject::MessageTooLarge))?;
+        let bytes =
+            write_request(request, stamp, &via, &departure).map_err(|_| Refusal::new(Reject::MessageTooLarge))?;
         Ok((bytes, via, path.way))
     }
 
     /// Next hop and route set of an in-dialog request: our own Route values go, the rest is followed.
     fn path(&self, request: &Request, leg: &Leg) -> Path {
-        let routes: Vec<Uri<'_>> =
-            request.addresses(HeaderName::Route).map_while(Result::ok).map(|address| address.uri()).collect();
+        let routes: Vec<Uri<'_>> = request
+            .addresses(HeaderName::Route)
+            .map_while(Result::ok)
+            .map(|address| address.uri())
+            .collect();
         let own = routes.iter().take_while(|uri| self.is_own_route(uri)).count();
         let rest = &routes[own..];
-        let is_own_request_uri = request.uri().sip().and_then(|uri| uri.user()).is_some_and(|user| self.tokens.read(user).is_some());
+        let is_own_request_uri = request
+            .uri()
+            .sip()
+            .and_then(|uri| uri.user())
+            .is_some_and(|user| self.tokens.read(user).is_some());
         if is_own_request_uri && let Some((last, before)) = rest.split_last() {
             // Behind a strict router the Request-URI is our Record-Route and the target stands last (RFC 3261 §16.4).
             let next = before.first().unwrap_or(last);
@@ -299,12 +352,18 @@ impl Engine {
 
     /// An ACK for a 2xx: no transaction, straight on (RFC 3261 §13.2.2.4, §16.11).
     pub(crate) fn receive_ack(&mut self, cx: Cx<'_>, flow: &Flow, request: &Request, stamp: ViaStamp) {
-        let Some(found) = self.find_dialog(request, flow) else { return };
-        self.with_call(found.call, |engine, call| engine.pass_ack(cx, call, request, stamp, found));
+        let Some(found) = self.find_dialog(request, flow) else {
+            return;
+        };
+        self.with_call(found.call, |engine, call| {
+            engine.pass_ack(cx, call, request, stamp, found)
+        });
     }
 
     fn pass_ack(&mut self, cx: Cx<'_>, call: &mut Call, request: &Request, stamp: ViaStamp, found: Found) {
-        let Some(branch) = call.branch(found.branch) else { return };
+        let Some(branch) = call.branch(found.branch) else {
+            return;
+        };
         if let Some(known) = &branch.ack
             && (known.from, known.cseq) == (found.sender, request.cseq_number())
         {
@@ -320,219 +379,36 @@ impl Engine {
                 return self.release_both(cx, call, reason, Ending::released(EndReason::MediaFailed));
             }
         };
-        let Some(leg) = call.leg(found.branch, found.sender.other()).cloned() else { return };
-        let Ok((bytes, _, to)) = self.write_on(call, request, stamp, found, &leg, body) else { return };
+        let Some(leg) = call.leg(found.branch, found.sender.other()).cloned() else {
+            return;
+        };
+        let Ok((bytes, _, to)) = self.write_on(call, request, stamp, found, &leg, body) else {
+            return;
+        };
         if let Some(branch) = call.branch_mut(found.branch) {
             let cseq = request.cseq_number();
-            branch.ack = Some(PassedAck { from: found.sender, cseq, bytes: bytes.clone(), to: to.clone() });
+            branch.ack = Some(PassedAck {
+                from: found.sender,
+                cseq,
+                bytes: bytes.clone(),
+                to: to.clone(),
+            });
         }
         self.transmit(cx, to, bytes);
     }
 
     /// An ACK without a body, so that the 2xx is not repeated while the BYE is under way.
     fn acknowledge_bare(&mut self, cx: Cx<'_>, call: &mut Call, found: Found, request: &Request) {
-        let Some(leg) = call.leg(found.branch, found.sender.other()).cloned() else { return };
-        let dialog = call.branch_mut(found.branch).and_then(|branch| branch.dialogs.get_mut(found.dialog));
+        let Some(leg) = call.leg(found.branch, found.sender.other()).cloned() else {
+            return;
+        };
+        let dialog = call
+            .branch_mut(found.branch)
+            .and_then(|branch| branch.dialogs.get_mut(found.dialog));
         if let Some(Ok(like)) = dialog.map(|dialog| dialog.originate(found.sender.other(), Method::Info)) {
             self.send_ack(cx, &leg, &like, request.cseq_number());
         }
     }
-
-    pub(crate) fn in_dialog_response(&mut self, cx: Cx<'_>, client: ClientTransactionId, flow: &Flow, response: &Response) {
-        let Some(ClientUse::InDialog(passed)) = self.clients.get(&client).map(|entry| &entry.owner) else { return };
-        let (key, server) = (passed.call, passed.inbound.server);
-        if let Some(bytes) = passed.success.clone().filter(|_| response.status().is_success()) {
-            return self.respond(cx, server, response.status(), bytes);
-        }
-        if response.status() == StatusCode::TRYING {
-            return;
-        }
-        let known = self.with_call(key, |engine, call| engine.pass_response(cx, call, client, flow, response));
-        if known.is_none() {
-            // The call is gone; the answer to its last request still goes where it belongs.
-            if let Ok(bytes) = write_response(response, &Return::default()) {
-                self.respond(cx, server, response.status(), bytes);
-            }
-        }
-    }
-
-    fn pass_response(&mut self, cx: Cx<'_>, call: &mut Call, client: ClientTransactionId, flow: &Flow, response: &Response) {
-        let Some(ClientUse::InDialog(passed)) = self.clients.get(&client).map(|entry| &entry.owner) else { return };
-        let (branch, requester, sdp) = (passed.branch, passed.requester, passed.sdp);
-        let inbound = Arc::clone(&passed.inbound);
-        let tag = if requester == Side::Caller { response.to_tag() } else { response.from_tag() }.unwrap_or_default();
-        let Some(index) = call.branch(branch).and_then(|branch| dialog_index(branch, tag)) else {
-            if let Ok(bytes) = write_response(response, &Return::default()) {
-                self.respond(cx, inbound.server, response.status(), bytes);
-            }
-            return;
-        };
-        let found = Found { call: call.key, branch, dialog: index, sender: requester.other() };
-        self.note_sender(call, found, flow);
-        let body = match self.response_sdp(cx, call, found, sdp, response) {
-            Ok(body) => body,
-            Err(refusal) => return self.fail_exchange(cx, call, &inbound, found, response, &refusal),
-        };
-        let dialog = &mut call.branches[branch as usize].dialogs[index];
-        let effect = dialog.response_passes(cx.now.mono, requester, response);
-        let cseq = dialog.returned_cseq(requester, response.cseq_number());
-        let session = dialog.session().map(|session| session.expires_at());
-        let refreshes = matches!(response.cseq_method(), Method::Invite | Method::Update);
-        if refreshes && response.status().is_success() && !call.is_ended() {
-            self.arm(call, Deadline::Session, session);
-        }
-        let leg = call.leg(branch, requester);
-        let is_invite = *response.cseq_method() == Method::Invite;
-        let conversation = leg.is_some_and(|leg| leg.trunk.conversation_header && is_invite && !response.status().is_final()
-            || leg.trunk.conversation_header && is_invite && response.status().is_success());
-        let back = Return { body, cseq, conversation: conversation.then_some(call.id), ..Return::default() };
-        match write_response(response, &back) {
-            Ok(bytes) => {
-                if response.status().is_success()
-                    && is_invite
-                    && let Some(ClientUse::InDialog(passed)) = self.clients.get_mut(&client).map(|entry| &mut entry.owner)
-                {
-                    passed.success = Some(bytes.clone());
-                }
-                self.respond(cx, inbound.server, response.status(), bytes);
-            }
-            Err(_) => self.reply(cx, &inbound, StatusCode::SERVER_INTERNAL_ERROR),
-        }
-        self.take_effect(cx, call, effect, requester, response.cseq_method());
-    }
-
-    /// What a response means for the call as a whole.
-    fn take_effect(&mut self, cx: Cx<'_>, call: &mut Call, effect: Effect, requester: Side, method: &Method) {
-        match effect {
-            Effect::Continues | Effect::Confirmed => {}
-            Effect::Terminated => {
-                let reason = match requester {
-                    Side::Caller => EndReason::CallerBye,
-                    Side::Callee => EndReason::CalleeBye,
-                };
-                self.end_from_peer(cx, call, Ending::released(reason));
-            }
-            // The one that was asked has lost the call; the one that asked ends it by itself (RFC 3261 §12.2.1.2), and
-            // its BYE is answered here.
-            Effect::Failed => {
-                debug_assert!(matches!(method, Method::Invite | Method::Update));
-                self.end_from_peer(cx, call, Ending::released(EndReason::TargetRefused));
-            }
-        }
-    }
-
-    /// A BYE of the callee on an early dialog, or one before the answer was passed on, leaves the INVITE to be answered.
-    fn end_from_peer(&mut self, cx: Cx<'_>, call: &mut Call, ending: Ending) {
-        if let Stage::Answered(_) = call.stage {
-            self.end_call(cx, call, ending);
-        }
-    }
-
-    /// The SDP of a response as the requester gets it; a failure takes the offer back.
-    fn response_sdp(
-        &mut self,
-        cx: Cx<'_>,
-        call: &mut Call,
-        found: Found,
-        sdp: SdpRole,
-        response: &Response,
-    ) -> Result<Option<Bytes>, Refusal> {
-        let status = response.status();
-        if !status.is_provisional() && !status.is_success() {
-            if sdp == SdpRole::Offer {
-                self.reject_offer(cx, call, found.branch);
-            }
-            return Ok(None);
-        }
-        let Some(body) = sdp_of(response) else {
-            if status.is_success() && sdp == SdpRole::Offer {
-                self.reject_unanswered(cx, call, found);
-            }
-            return Ok(None);
-        };
-        let Some(media) = call.branch_mut(found.branch).and_then(|branch| branch.media.as_mut()) else { return Ok(None) };
-        let offered = sdp == SdpRole::Offer;
-        let became = media
-            .in_response(cx.env, &mut *self.rng, leg_id(found.sender), offered, &body)
-            .map_err(|error| refusal(error, &media.legs))?;
-        if offered {
-            self.apply_media(call, found.branch);
-            self.record_media(call, None);
-        }
-        Ok(Some(became))
-    }
-
-    /// A 2xx without SDP leaves an offer open for good only if nothing answered it before.
-    fn reject_unanswered(&mut self, cx: Cx<'_>, call: &mut Call, found: Found) {
-        let awaited = call
-            .branch(found.branch)
-            .and_then(|branch| branch.media.as_ref())
-            .and_then(|media| media.session.awaits_answer_of());
-        if awaited == Some(leg_id(found.sender)) {
-            self.reject_offer(cx, call, found.branch);
-        }
-    }
-
-    fn reject_offer(&mut self, cx: Cx<'_>, call: &mut Call, branch: u32) {
-        if let Some(media) = call.branch_mut(branch).and_then(|branch| branch.media.as_mut()) {
-            media.reject_offer(cx.env);
-        }
-    }
-
-    /// A 2xx whose SDP cannot be used: the far side believes the exchange complete, so the call cannot go on.
-    fn fail_exchange(
-        &mut self,
-        cx: Cx<'_>,
-        call: &mut Call,
-        inbound: &Arc<Inbound>,
-        found: Found,
-        response: &Response,
-        refusal: &Refusal,
-    ) {
-        if !response.status().is_final() {
-            return;
-        }
-        self.reject_offer(cx, call, found.branch);
-        self.refuse(cx, inbound, refusal);
-        if *response.cseq_method() == Method::Invite {
-            let leg = call.leg(found.branch, found.sender).cloned();
-            let dialog = call.branches[found.branch as usize].dialogs.get_mut(found.dialog);
-            let like = dialog.map(|dialog| dialog.originate(found.sender, Method::Info));
-            if let (Some(leg), Some(Ok(like))) = (leg, like) {
-                self.send_ack(cx, &leg, &like, response.cseq_number());
-            }
-        }
-        let reason = "SIP;cause=488;text=\"Media negotiation failed\"";
-        self.release_both(cx, call, reason, Ending::released(EndReason::MediaFailed));
-    }
-
-    /// No response to a request that was passed on (RFC 3261 §12.2.1.2, RFC 4320 §4.2).
-    pub(crate) fn in_dialog_failed(&mut self, cx: Cx<'_>, client: ClientTransactionId, reject: Reject) {
-        let Some(ClientUse::InDialog(passed)) = self.clients.get(&client).map(|entry| &entry.owner) else { return };
-        let (key, branch, sdp, requester) = (passed.call, passed.branch, passed.sdp, passed.requester);
-        let inbound = Arc::clone(&passed.inbound);
-        let method = inbound.request.method().clone();
-        self.with_call(key, |engine, call| {
-            if sdp == SdpRole::Offer {
-                engine.reject_offer(cx, call, branch);
-            }
-            if method == Method::Bye {
-                engine.take_effect(cx, call, Effect::Terminated, requester, &method);
-            }
-        });
-        match (method, reject) {
-            // A late 408 helps nobody: the client of a non-INVITE has given up by now.
-            (Method::Bye, _) => self.reply(cx, &inbound, StatusCode::OK),
-            (Method::Invite, _) => self.refuse(cx, &inbound, &reject.into()),
-            (_, Reject::TargetTimeout) => {}
-            (_, _) => self.refuse(cx, &inbound, &reject.into()),
-        }
-    }
-}
-
-/// Index of the dialog with this tag of the callee, or, for requests of the callee, of the same dialog by the same tag.
-fn dialog_index(branch: &super::Branch, callee_tag: &str) -> Option<usize> {
-    branch.dialogs.iter().position(|dialog| dialog.tag(Side::Callee) == callee_tag)
 }
 
 /// RAck names a CSeq of the sender itself, which may have another number on the far side (RFC 3262 §7.2).

@@ -19,7 +19,9 @@ use super::{Branch, BranchState, Call, Deadline, Failure, FailureKind, Leg};
 use crate::engine::{Cx, Engine};
 use crate::forward::{Departure, Via, branch, write_request};
 use crate::inbound::{ClientUse, decided};
-use crate::io::{Contact, Destination, Effect, Flow, ResolveFailed, ResolveId, SessionId, Transport, TransportExt as _};
+use crate::io::{
+    Contact, Destination, Effect, Flow, ResolveFailed, ResolveId, SessionId, Transport, TransportExt as _,
+};
 use crate::media::{Media, MediaLeg, PortSource, refusal, sdp_of};
 use crate::metrics::Counter;
 use crate::refuse::Refusal;
@@ -94,7 +96,12 @@ impl Engine {
                 self.resolves.insert(id, (call.key, index));
                 call.branches[index as usize].state = BranchState::Resolving(id);
                 self.arm(call, Deadline::Dial(index), Some(cx.now.mono + trunk.max_dial_timeout));
-                self.effect(Effect::Resolve { id, host, port, transport });
+                self.effect(Effect::Resolve {
+                    id,
+                    host,
+                    port,
+                    transport,
+                });
             }
             Whereabouts::Lost => {
                 self.fail_branch(cx, call, index, local_failure(&trunk, Reject::FlowFailed.into()));
@@ -130,14 +137,18 @@ impl Engine {
     }
 
     /// A phone is reached over its flow, or, without far-end NAT traversal and by UDP, where its Path or Contact says.
-    fn locate_phone(&self, trunk: &Trunk, contact: &Contact) -> Whereabouts {
+    fn locate_phone(&self, trunk: &Arc<Trunk>, contact: &Contact) -> Whereabouts {
         let binding = &contact.binding;
-        let path = binding.path.first().and_then(|value| NameAddr::parse(value.as_bytes()).ok()).map(|path| path.uri());
+        let path = binding
+            .path
+            .first()
+            .and_then(|value| NameAddr::parse(value.as_bytes()).ok())
+            .map(|path| path.uri());
         let target = path.or_else(|| Uri::parse(binding.contact_uri.as_bytes()).ok());
         let way = match &contact.flow {
             Some(flow) => Destination::Flow(flow.clone()),
             // The flow is another worker's; the Contact may be reachable from here all the same.
-            None if binding.transport.is_reliable() || trunk.fent => return Whereabouts::Lost,
+            None if binding.transport.reliable() || trunk.fent => return Whereabouts::Lost,
             None => match self.listeners.local_for_peer(&trunk.id, binding.source) {
                 Some(local) => Destination::Flow(Flow {
                     trunk: trunk.id.clone(),
@@ -149,7 +160,11 @@ impl Engine {
                 None => return Whereabouts::Lost,
             },
         };
-        let leg = Leg { trunk: Arc::new(trunk.clone()), advertised: way.remote(), way };
+        let leg = Leg {
+            trunk: Arc::clone(trunk),
+            advertised: way.remote(),
+            way,
+        };
         Whereabouts::Known(leg.hop(target.as_ref()))
     }
 
@@ -163,7 +178,9 @@ impl Engine {
     ) {
         let cx = Cx { now, env };
         if let Some((key, index)) = self.resolves.remove(&id) {
-            let found = self.with_call(key, |engine, call| engine.resolved(cx, call, index, id, result.as_ref().ok()));
+            let found = self.with_call(key, |engine, call| {
+                engine.resolved(cx, call, index, id, result.as_ref().ok())
+            });
             if found.is_none() {
                 self.proxy_resolved(cx, key, index, result.ok());
             }
@@ -171,8 +188,20 @@ impl Engine {
         self.settle(cx);
     }
 
-    fn resolved(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, id: ResolveId, addresses: Option<&Vec<SocketAddr>>) {
-        let Some(branch) = call.branch_mut(index).filter(|branch| branch.state == BranchState::Resolving(id)) else { return };
+    fn resolved(
+        &mut self,
+        cx: Cx<'_>,
+        call: &mut Call,
+        index: u32,
+        id: ResolveId,
+        addresses: Option<&Vec<SocketAddr>>,
+    ) {
+        let Some(branch) = call
+            .branch_mut(index)
+            .filter(|branch| branch.state == BranchState::Resolving(id))
+        else {
+            return;
+        };
         branch.state = BranchState::Done;
         branch.addresses = addresses.into_iter().flatten().take(8).copied().collect();
         let trunk = Arc::clone(&branch.target.trunk);
@@ -204,9 +233,17 @@ impl Engine {
                 .advertised_for_peer(&trunk.id, *transport, *remote)
                 .ok_or_else(|| Refusal::new(Reject::TargetUnreachable))?,
         };
-        let leg = Leg { trunk: Arc::clone(&trunk), way: way.clone(), advertised };
+        let leg = Leg {
+            trunk: Arc::clone(&trunk),
+            way: way.clone(),
+            advertised,
+        };
         self.prepare_media(cx, call, index, &leg)?;
-        let via = Via { transport: way.transport(), sent_by: advertised, branch: branch(&mut *self.rng, call.loop_hash) };
+        let via = Via {
+            transport: way.transport(),
+            sent_by: advertised,
+            branch: branch(&mut *self.rng, call.loop_hash),
+        };
         let invite = Arc::clone(&call.invite);
         let target = &call.branches[index as usize].target;
         let (request_uri, routes) = request_uri_of(target);
@@ -223,7 +260,10 @@ impl Engine {
         };
         let bytes = write_request(&invite.request, invite.stamp, &via, &departure)
             .map_err(|_| Refusal::new(Reject::MessageTooLarge))?;
-        let owner = ClientUse::Branch { call: call.key, branch: index };
+        let owner = ClientUse::Branch {
+            call: call.key,
+            branch: index,
+        };
         let client = self
             .send_request(cx, &Method::Invite, &via.branch, bytes, way, owner)
             .map_err(|_| Refusal::new(Reject::Overloaded))?;
@@ -266,12 +306,17 @@ impl Engine {
         let remote = leg.way.remote();
         let local = match &leg.way {
             Destination::Flow(flow) => flow.local.ip(),
-            Destination::Peer { .. } => {
-                self.listeners.local_for_peer(&leg.trunk.id, remote).unwrap_or(leg.advertised).ip()
-            }
+            Destination::Peer { .. } => self
+                .listeners
+                .local_for_peer(&leg.trunk.id, remote)
+                .unwrap_or(leg.advertised)
+                .ip(),
         };
         MediaLeg {
-            source: PortSource { trunk: Arc::clone(&leg.trunk), local },
+            source: PortSource {
+                trunk: Arc::clone(&leg.trunk),
+                local,
+            },
             transport: leg.way.transport(),
             signalling_ip: remote.ip(),
         }
@@ -320,7 +365,11 @@ pub(crate) fn request_uri_of(target: &Target) -> (String, Vec<String>) {
 fn line_uri(trunk: &Trunk, line: &Line, user: &str) -> String {
     let transport = line.transport_on(trunk);
     let secure = trunk.uses_sips() && transport == Transport::Tls;
-    let mut uri = if secure { String::from("sips:") } else { String::from("sip:") };
+    let mut uri = if secure {
+        String::from("sips:")
+    } else {
+        String::from("sip:")
+    };
     uri.push_str(&escape_user(user));
     uri.push('@');
     uri.push_str(&line.host.to_string());
@@ -360,7 +409,12 @@ pub(crate) fn line_way(target: &Target, address: SocketAddr) -> Destination {
         Kind::Phone(contact) => (contact.binding.transport, None),
     };
     let tls_name = tls_name.filter(|_| transport == Transport::Tls);
-    Destination::Peer { trunk: target.trunk.id.clone(), transport, remote: address, tls_name }
+    Destination::Peer {
+        trunk: target.trunk.id.clone(),
+        transport,
+        remote: address,
+        tls_name,
+    }
 }
 
 pub(crate) fn local_failure(trunk: &Arc<Trunk>, refusal: Refusal) -> Failure {

@@ -69,8 +69,13 @@ impl Engine {
     /// Where a request outside of dialogs goes.
     pub(crate) fn plan(&mut self, cx: Cx<'_>, inbound: &Inbound) -> Result<Plan, Refusal> {
         let snapshot = Arc::clone(&self.snapshot);
-        let query =
-            Query { snapshot: &snapshot, listeners: &self.listeners, env: cx.env, now: cx.now, inbound: &inbound.trunk };
+        let query = Query {
+            snapshot: &snapshot,
+            listeners: &self.listeners,
+            env: cx.env,
+            now: cx.now,
+            inbound: &inbound.trunk,
+        };
         routing::plan(&query, &inbound.request, &mut *self.rng).map_err(Refusal::from)
     }
 
@@ -111,7 +116,10 @@ impl Engine {
             closing: None,
         });
         self.active_calls += 1;
-        self.calls_by_call_id.entry(inbound.request.call_id().into()).or_default().push(key);
+        self.calls_by_call_id
+            .entry(inbound.request.call_id().into())
+            .or_default()
+            .push(key);
         self.calls_by_conversation.insert(id, key);
         if let Some(entry) = self.servers.get_mut(&inbound.server) {
             entry.role = ServerRole::Call(key);
@@ -168,6 +176,10 @@ impl Engine {
 
 /// The URI of From or To without a password in it.
 fn public_uri(request: &Request, name: HeaderName) -> Arc<str> {
-    let address = if name == HeaderName::From { request.from() } else { request.to() };
+    let address = if name == HeaderName::From {
+        request.from()
+    } else {
+        request.to()
+    };
     format!("{:?}", address.uri()).into()
 }
