@@ -12,10 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{net::TcpListener, time::timeout};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
-use tracing::{error, info, warn};
+use tracing::{error, info, info_span, warn};
 use trunkline_proto::dataplane::v1::{
     binding_service_server::BindingServiceServer, configuration_service_server::ConfigurationServiceServer,
     enrollment_service_server::EnrollmentServiceServer, report_service_server::ReportServiceServer,
@@ -25,8 +25,8 @@ use crate::{
     grpc,
     identity::{
         AuthLayer, Authority, AuthorityError, BootstrapError, Enrollment, ServerCertificate, ServerTlsError,
-        TrunkCertificates, accept, api_config, ensure_admin_token, ensure_join_token_file,
-        files::create_private_dir, worker_config,
+        TrunkCertificates, accept, api_config, ensure_admin_token, ensure_join_token_file, files::create_private_dir,
+        worker_config,
     },
     ingest::{BindingStreams, Bindings, LiveCalls, Reports, Upkeep},
     metrics::Metrics,
@@ -43,8 +43,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_PER_CONNECTION: u32 = 256;
 /// A hello lists what the worker holds: some 60 octets each for 100,000 resources and more.
 const MAX_FROM_WORKER: usize = 32 * 1024 * 1024;
-/// Open requests get this long to end when the control plane goes down.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Why the control plane did not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,13 +113,23 @@ impl App {
             return Err(StartError::PlaintextApi(options.api_listen));
         }
         let state_dir = &options.state_dir;
-        create_private_dir(state_dir)
-            .map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
-        let store = Store::open(&state_dir.join("control.db"), KeyFile::open_or_create(&options.key_file())?).await?;
+        create_private_dir(state_dir).map_err(|source| StartError::StateDir {
+            path: state_dir.clone(),
+            source,
+        })?;
+        let store = Store::open(
+            &state_dir.join("control.db"),
+            KeyFile::open_or_create(&options.key_file())?,
+        )
+        .await?;
         let now = SystemTime::now();
         let authority = Arc::new(Authority::load_or_create(state_dir, now)?);
-        let certificate =
-            Arc::new(ServerCertificate::issue(&authority, hostname().as_deref(), &options.api_san, now)?);
+        let certificate = Arc::new(ServerCertificate::issue(
+            &authority,
+            hostname().as_deref(),
+            &options.api_san,
+            now,
+        )?);
         ensure_admin_token(&store, &state_dir.join("admin.token")).await?;
         if let Some(path) = &options.join_token_file {
             ensure_join_token_file(&store, path).await?;
@@ -159,16 +167,33 @@ impl App {
         };
         app.spawn("upkeep", upkeep.run(app.stop.clone()));
 
-        let live = LiveState { store: store.clone(), fleet: fleet.clone(), calls: calls.clone(), bindings: bindings.clone() };
-        let tls = if options.insecure_plaintext_api { None } else { Some(api_config(Arc::clone(&certificate))?) };
-        let routes = grpc::routes(grpc::State { store: store.clone(), live: Arc::new(live) }).await;
+        let live = LiveState {
+            store: store.clone(),
+            fleet: fleet.clone(),
+            calls: calls.clone(),
+            bindings: bindings.clone(),
+        };
+        let tls = if options.insecure_plaintext_api {
+            None
+        } else {
+            Some(api_config(Arc::clone(&certificate))?)
+        };
+        let routes = grpc::routes(grpc::State {
+            store: store.clone(),
+            live: Arc::new(live),
+        })
+        .await;
         let serve_api = server()
             .layer(AuthLayer::new(store.clone(), metrics.clone()))
             .add_routes(routes)
             .serve_with_incoming_shutdown(accept(api.0, tls, app.stop.clone()), app.stopped());
         app.spawn_server("the API", serve_api);
 
-        let enrollment = Enrollment::new(store.clone(), Arc::clone(&authority), options.worker_certificate_validity());
+        let enrollment = Enrollment::new(
+            store.clone(),
+            Arc::clone(&authority),
+            options.worker_certificate_validity(),
+        );
         let streams = ConfigurationStreams::new(store.clone(), fleet.clone(), app.stop.clone(), app.tasks.clone());
         let reports = Reports::new(
             store.clone(),
@@ -193,17 +218,22 @@ impl App {
         Ok(app)
     }
 
-    /// Takes nothing new, ends the streams with a clear status, waits for what is under way, and closes the store.
-    pub async fn stop(self) {
+    /// Takes nothing new, ends the streams with a clear status, waits for what is under way until `patience` is over,
+    /// and closes the store.
+    pub async fn stop(self, patience: impl Future<Output = ()>) {
         info!("draining");
         self.stop.cancel();
         self.calls.close();
         self.tasks.close();
-        if timeout(DRAIN, self.tasks.wait()).await.is_err() {
-            warn!(left = self.tasks.len(), "not everything ended in time");
+        tokio::select! {
+            () = self.tasks.wait() => {}
+            () = patience => warn!(left = self.tasks.len(), "not everything ended in time"),
         }
         if let Err(error) = self.fleet.persist(&self.store).await {
-            error!(error = &error as &dyn std::error::Error, "store the state of the workers");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "store the state of the workers"
+            );
         }
         self.store.close().await;
         info!("stopped");
@@ -243,10 +273,15 @@ fn server() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .trace_fn(|request| info_span!("grpc", method = request.uri().path()))
 }
 
 async fn listen(purpose: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { purpose, address, source };
+    let failed = |source| StartError::Listen {
+        purpose,
+        address,
+        source,
+    };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))

@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum, value_parser};
+use clap::{Parser, value_parser};
+use trunkline_shared::runtime::telemetry::LogFormat;
 
 use crate::stream::session::Limits;
 
@@ -56,22 +57,13 @@ pub struct Options {
     #[arg(long, env = "TRUNKLINE_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
 
-    /// Form of log lines.
-    #[arg(long, env = "TRUNKLINE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    /// Form of log lines: `text` or `json`.
+    #[arg(long, env = "TRUNKLINE_LOG_FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
     /// Times and sizes of configuration streams; not on the command line, workers rely on the defaults.
     #[arg(skip)]
     pub limits: Limits,
-}
-
-/// Form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 impl Options {
@@ -82,7 +74,9 @@ impl Options {
 
     /// Key file of the secrets in the store.
     pub fn key_file(&self) -> PathBuf {
-        self.key_file.clone().unwrap_or_else(|| self.state_dir.join("store.key"))
+        self.key_file
+            .clone()
+            .unwrap_or_else(|| self.state_dir.join("store.key"))
     }
 }
 

@@ -18,7 +18,10 @@ async fn a_join_token_enrolls_as_many_workers_as_it_says() {
     let control = Control::start().await;
     let token = control.join_token().await;
     let key = KeyPair::generate().unwrap();
-    assert_eq!(control.enroll_with(&token, &key, "edge").await.unwrap().worker, "workers/edge");
+    assert_eq!(
+        control.enroll_with(&token, &key, "edge").await.unwrap().worker,
+        "workers/edge"
+    );
     let refused = control.enroll_with(&token, &key, "edge").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     let another = control.join_token().await;
@@ -44,7 +47,10 @@ async fn what_is_no_join_token_enrolls_nobody() {
         ..Default::default()
     };
     assert_eq!(client.enroll(request).await.unwrap_err().code(), Code::InvalidArgument);
-    assert!(control.enroll_with(&good, &key, "edge").await.is_ok(), "a failed attempt does not use the token up");
+    assert!(
+        control.enroll_with(&good, &key, "edge").await.is_ok(),
+        "a failed attempt does not use the token up"
+    );
 }
 
 #[tokio::test]
@@ -52,15 +58,23 @@ async fn a_worker_renews_its_certificate_and_nobody_else_does() {
     let control = Control::start().await;
     let worker = control.enroll("edge").await;
     let next = KeyPair::generate().unwrap();
-    let request = RenewRequest { certificate_request_der: certificate_request(&next) };
+    let request = RenewRequest {
+        certificate_request_der: certificate_request(&next),
+    };
 
     let mut stranger = EnrollmentServiceClient::new(control.worker_channel(None).await);
-    assert_eq!(stranger.renew(request.clone()).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(
+        stranger.renew(request.clone()).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
 
     let mut client = EnrollmentServiceClient::new(control.worker_channel(Some(worker.identity())).await);
     let certificate = client.renew(request).await.unwrap().into_inner().certificate.unwrap();
     assert!(certificate.renew_after.unwrap().seconds < certificate.not_after.unwrap().seconds);
-    let renewed = support::WorkerKey { chain_pem: certificate.chain_pem, key_pem: next.serialize_pem() };
+    let renewed = support::WorkerKey {
+        chain_pem: certificate.chain_pem,
+        key_pem: next.serialize_pem(),
+    };
     let mut stream = Stream::open(&control, &renewed, hello("b1")).await.unwrap();
     stream.push().await;
 }
@@ -73,13 +87,27 @@ async fn a_deleted_worker_is_let_go_and_its_certificate_refused_even_when_the_id
     let push = stream.push().await;
     stream.accept(&push).await;
     let mut api = control.workers().await;
-    api.delete_worker(DeleteWorkerRequest { name: "workers/edge".into() }).await.unwrap();
+    api.delete_worker(DeleteWorkerRequest {
+        name: "workers/edge".into(),
+    })
+    .await
+    .unwrap();
     assert_eq!(stream.ended().await.code(), Code::PermissionDenied);
     control.enroll("edge").await;
     let refused = Stream::open(&control, &worker, hello("b1")).await.err().unwrap();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    let missing = GetWorkerRequest { name: "workers/edge".into() };
-    assert!(!api.get_worker(missing).await.unwrap().into_inner().worker.unwrap().connected);
+    let missing = GetWorkerRequest {
+        name: "workers/edge".into(),
+    };
+    assert!(
+        !api.get_worker(missing)
+            .await
+            .unwrap()
+            .into_inner()
+            .worker
+            .unwrap()
+            .connected
+    );
 }
 
 #[tokio::test]
@@ -96,15 +124,33 @@ async fn the_api_is_closed_to_callers_without_a_good_token() {
     let control = Control::start().await;
     let channel = control.api_channel().await;
     let mut bare = TrunkServiceClient::new(channel.clone());
-    assert_eq!(bare.list_trunks(ListTrunksRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
-    for token in ["", "x", "trunkline.admin.0", &control.admin_token().replace("admin", "other")] {
+    assert_eq!(
+        bare.list_trunks(ListTrunksRequest::default()).await.unwrap_err().code(),
+        Code::Unauthenticated
+    );
+    for token in [
+        "",
+        "x",
+        "trunkline.admin.0",
+        &control.admin_token().replace("admin", "other"),
+    ] {
         let mut client = TrunkServiceClient::with_interceptor(channel.clone(), Bearer(token.to_owned()));
         let refused = client.list_trunks(ListTrunksRequest::default()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{token}");
     }
-    assert!(control.trunks().await.list_trunks(ListTrunksRequest::default()).await.is_ok());
+    assert!(
+        control
+            .trunks()
+            .await
+            .list_trunks(ListTrunksRequest::default())
+            .await
+            .is_ok()
+    );
     let (_, metrics) = control.http("/metrics").await;
-    assert!(metrics.contains("trunkline_control_authentication_failures_total 5"), "{metrics}");
+    assert!(
+        metrics.contains("trunkline_control_authentication_failures_total 5"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -112,12 +158,25 @@ async fn a_deleted_token_is_refused_at_once() {
     let control = Control::start().await;
     let channel = control.api_channel().await;
     let mut tokens = TokenServiceClient::with_interceptor(channel.clone(), Bearer(control.admin_token()));
-    let token = Token { display_name: "CI".into(), role: Role::Viewer as i32, ..Token::default() };
-    let request = CreateTokenRequest { token_id: "ci".into(), token: Some(token), ttl: None };
+    let token = Token {
+        display_name: "CI".into(),
+        role: Role::Viewer as i32,
+        ..Token::default()
+    };
+    let request = CreateTokenRequest {
+        token_id: "ci".into(),
+        token: Some(token),
+        ttl: None,
+    };
     let created = tokens.create_token(request).await.unwrap().into_inner();
     let mut viewer = TrunkServiceClient::with_interceptor(channel, Bearer(created.secret));
     assert!(viewer.list_trunks(ListTrunksRequest::default()).await.is_ok());
-    tokens.delete_token(DeleteTokenRequest { name: "tokens/ci".into() }).await.unwrap();
+    tokens
+        .delete_token(DeleteTokenRequest {
+            name: "tokens/ci".into(),
+        })
+        .await
+        .unwrap();
     let refused = viewer.list_trunks(ListTrunksRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
 }
@@ -129,7 +188,10 @@ async fn the_api_speaks_tls_only() {
     let plain = match within(endpoint.connect()).await {
         Ok(channel) => {
             let mut client = TrunkServiceClient::with_interceptor(channel, Bearer(control.admin_token()));
-            within(client.list_trunks(ListTrunksRequest::default())).await.map(drop).map_err(drop)
+            within(client.list_trunks(ListTrunksRequest::default()))
+                .await
+                .map(drop)
+                .map_err(drop)
         }
         Err(_) => Err(()),
     };
@@ -141,13 +203,23 @@ async fn the_admin_token_is_written_once_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let control = Control::start().await;
     for file in ["admin.token", "ca.key", "store.key"] {
-        let mode = std::fs::metadata(control.directory.path().join(file)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(control.directory.path().join(file))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
     let token = control.admin_token();
     let control = control.restart().await;
     assert_eq!(control.admin_token(), token);
-    assert!(control.trunks().await.list_trunks(ListTrunksRequest::default()).await.is_ok());
+    assert!(
+        control
+            .trunks()
+            .await
+            .list_trunks(ListTrunksRequest::default())
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -161,7 +233,10 @@ async fn the_probes_tell_a_running_control_plane() {
     stream.accept(&push).await;
     eventually(|| async {
         let (_, text) = control.http("/metrics").await;
-        let all = ["trunkline_control_workers_connected 1", "trunkline_control_push_latency_seconds_count 1"];
+        let all = [
+            "trunkline_control_workers_connected 1",
+            "trunkline_control_push_latency_seconds_count 1",
+        ];
         all.iter().all(|line| text.contains(line)).then_some(())
     })
     .await;

@@ -11,9 +11,9 @@ use tonic::{Code, Streaming};
 use trunkline_proto::{
     dataplane::v1::{
         AorBindings, CommandResult, Report, StreamReportsRequest, StreamReportsResponse, WatchBindingsRequest,
-        WatchBindingsResponse, WorkerBooted, binding_service_client::BindingServiceClient, command,
-        report::Event, report_service_client::ReportServiceClient,
-        stream_configuration_request::Message as ToControl, stream_configuration_response::Message as FromControl,
+        WatchBindingsResponse, WorkerBooted, binding_service_client::BindingServiceClient, command, report::Event,
+        report_service_client::ReportServiceClient, stream_configuration_request::Message as ToControl,
+        stream_configuration_response::Message as FromControl,
     },
     v1::{
         Binding, Call, CallState, GetCallRequest, GetRegistrationRequest, HangUpCallRequest, ListCallsRequest,
@@ -32,17 +32,28 @@ impl Spool {
         let channel = control.worker_channel(Some(key.identity())).await;
         let (outgoing, requests) = mpsc::channel(8);
         let mut client = ReportServiceClient::new(channel);
-        let incoming = within(client.stream_reports(ReceiverStream::new(requests))).await.unwrap().into_inner();
+        let incoming = within(client.stream_reports(ReceiverStream::new(requests)))
+            .await
+            .unwrap()
+            .into_inner();
         Self { outgoing, incoming }
     }
 
     async fn send(&self, boot_id: &str, reports: Vec<Report>) {
-        let batch = StreamReportsRequest { spool_id: "spool-1".into(), boot_id: boot_id.into(), reports };
+        let batch = StreamReportsRequest {
+            spool_id: "spool-1".into(),
+            boot_id: boot_id.into(),
+            reports,
+        };
         within(self.outgoing.send(batch)).await.unwrap();
     }
 
     async fn acknowledged(&mut self) -> u64 {
-        within(self.incoming.message()).await.unwrap().unwrap().acknowledged_sequence
+        within(self.incoming.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .acknowledged_sequence
     }
 
     async fn report(&mut self, boot_id: &str, reports: Vec<Report>) -> u64 {
@@ -66,7 +77,11 @@ fn call(name: &str, state: CallState) -> Event {
 }
 
 fn report(sequence: u64, event: Event) -> Report {
-    Report { sequence, time: Some(SystemTime::now().into()), event: Some(event) }
+    Report {
+        sequence,
+        time: Some(SystemTime::now().into()),
+        event: Some(event),
+    }
 }
 
 fn registered(user: &str, change_time_ms: i64, contacts: &[&str]) -> Event {
@@ -77,7 +92,11 @@ fn registered(user: &str, change_time_ms: i64, contacts: &[&str]) -> Event {
         address_of_record: format!("sip:{user}@example.com"),
         bindings: contacts
             .iter()
-            .map(|contact| Binding { contact_uri: (*contact).into(), expire_time, ..Binding::default() })
+            .map(|contact| Binding {
+                contact_uri: (*contact).into(),
+                expire_time,
+                ..Binding::default()
+            })
             .collect(),
         change_time_ms,
     })
@@ -92,13 +111,22 @@ async fn registrations(control: &Control) -> RegistrationServiceClient<support::
 }
 
 async fn listed(control: &Control) -> Vec<Call> {
-    calls(control).await.list_calls(ListCallsRequest::default()).await.unwrap().into_inner().calls
+    calls(control)
+        .await
+        .list_calls(ListCallsRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .calls
 }
 
 async fn watch_bindings(control: &Control, key: &WorkerKey, revision: i64) -> Streaming<WatchBindingsResponse> {
     let channel = control.worker_channel(Some(key.identity())).await;
     let mut client = BindingServiceClient::new(channel);
-    within(client.watch_bindings(WatchBindingsRequest { revision })).await.unwrap().into_inner()
+    within(client.watch_bindings(WatchBindingsRequest { revision }))
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 async fn next(stream: &mut Streaming<WatchBindingsResponse>) -> WatchBindingsResponse {
@@ -129,9 +157,15 @@ async fn reports_are_stored_once_across_a_restart_of_the_control_plane() {
     let found = listed(&control).await;
     assert_eq!(found.len(), 2);
     let answered = found.iter().find(|found| found.name == CALL).unwrap();
-    assert_eq!((answered.state(), answered.worker.as_str()), (CallState::Answered, "workers/edge"));
+    assert_eq!(
+        (answered.state(), answered.worker.as_str()),
+        (CallState::Answered, "workers/edge")
+    );
     let (_, metrics) = control.http("/metrics").await;
-    assert!(metrics.contains("trunkline_control_reports_repeated_total 6"), "{metrics}");
+    assert!(
+        metrics.contains("trunkline_control_reports_repeated_total 6"),
+        "{metrics}"
+    );
     assert!(metrics.contains("trunkline_control_calls_active 2"), "{metrics}");
 }
 
@@ -147,15 +181,31 @@ async fn an_ended_call_stays_ended_and_the_calls_of_a_dead_process_end_with_it()
         report(4, call(OTHER_CALL, CallState::Answered)),
     ];
     assert_eq!(spool.report("b1", batch).await, 4);
-    assert_eq!(spool.report("b2", vec![report(5, Event::Booted(WorkerBooted { boot_id: "b2".into() }))]).await, 5);
+    assert_eq!(
+        spool
+            .report(
+                "b2",
+                vec![report(5, Event::Booted(WorkerBooted { boot_id: "b2".into() }))]
+            )
+            .await,
+        5
+    );
     let mut api = calls(&control).await;
     let get = async |api: &mut CallServiceClient<support::Api>, name: &str| {
-        api.get_call(GetCallRequest { name: name.into() }).await.unwrap().into_inner().call.unwrap()
+        api.get_call(GetCallRequest { name: name.into() })
+            .await
+            .unwrap()
+            .into_inner()
+            .call
+            .unwrap()
     };
     assert_eq!(get(&mut api, CALL).await.state(), CallState::Ended);
     assert_eq!(get(&mut api, CALL).await.end, None);
     let lost = get(&mut api, OTHER_CALL).await;
-    assert_eq!((lost.state(), lost.end.unwrap().reason.as_str()), (CallState::Ended, "worker_lost"));
+    assert_eq!(
+        (lost.state(), lost.end.unwrap().reason.as_str()),
+        (CallState::Ended, "worker_lost")
+    );
     assert!(lost.end_time.is_some());
 }
 
@@ -165,7 +215,12 @@ async fn calls_are_watched_from_the_active_ones_on() {
     let worker = control.enroll("edge").await;
     let mut spool = Spool::open(&control, &worker).await;
     spool.report("b1", vec![report(1, call(CALL, CallState::Trying))]).await;
-    let mut watch = calls(&control).await.watch_calls(WatchCallsRequest::default()).await.unwrap().into_inner();
+    let mut watch = calls(&control)
+        .await
+        .watch_calls(WatchCallsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     let first = within(watch.message()).await.unwrap().unwrap();
     assert_eq!(first.call.unwrap().name, CALL);
     assert!(within(watch.message()).await.unwrap().unwrap().initial_done);
@@ -179,8 +234,18 @@ async fn a_batch_that_is_too_large_is_refused() {
     let control = Control::start().await;
     let worker = control.enroll("edge").await;
     let mut spool = Spool::open(&control, &worker).await;
-    spool.send("b1", (1..=1001).map(|sequence| report(sequence, call(CALL, CallState::Trying))).collect()).await;
-    assert_eq!(within(spool.incoming.message()).await.unwrap_err().code(), Code::InvalidArgument);
+    spool
+        .send(
+            "b1",
+            (1..=1001)
+                .map(|sequence| report(sequence, call(CALL, CallState::Trying)))
+                .collect(),
+        )
+        .await;
+    assert_eq!(
+        within(spool.incoming.message()).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     assert!(listed(&control).await.is_empty());
 }
 
@@ -190,7 +255,12 @@ async fn registrations_reach_the_other_workers_whole_and_then_change_by_change()
     control.create_trunk("a", 8060).await;
     let (first, second) = (control.enroll("one").await, control.enroll("two").await);
     let mut spool = Spool::open(&control, &first).await;
-    spool.report("b1", vec![report(1, registered("alice", 1_000, &["sip:alice@192.0.2.7"]))]).await;
+    spool
+        .report(
+            "b1",
+            vec![report(1, registered("alice", 1_000, &["sip:alice@192.0.2.7"]))],
+        )
+        .await;
 
     let mut watch = watch_bindings(&control, &second, 0).await;
     let set = next(&mut watch).await;
@@ -198,7 +268,9 @@ async fn registrations_reach_the_other_workers_whole_and_then_change_by_change()
     assert_eq!(set.changes[0].user, "alice");
     assert_eq!(set.changes[0].bindings[0].worker, "workers/one", "who holds the flow");
 
-    spool.report("b1", vec![report(2, registered("bob", 1_000, &["sip:bob@192.0.2.8"]))]).await;
+    spool
+        .report("b1", vec![report(2, registered("bob", 1_000, &["sip:bob@192.0.2.8"]))])
+        .await;
     let change = next(&mut watch).await;
     assert!(!change.reset && !change.complete && change.revision > set.revision);
     assert_eq!(change.changes[0].user, "bob");
@@ -207,22 +279,46 @@ async fn registrations_reach_the_other_workers_whole_and_then_change_by_change()
     spool.report("b1", vec![report(3, registered("bob", 900, &[]))]).await;
     let mut api = registrations(&control).await;
     let name = "trunks/a/registrations/bob".to_owned();
-    let found = api.get_registration(GetRegistrationRequest { name: name.clone() }).await.unwrap().into_inner();
+    let found = api
+        .get_registration(GetRegistrationRequest { name: name.clone() })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(found.registration.unwrap().bindings[0].contact_uri, "sip:bob@192.0.2.8");
 
     // From the API the same way.
     api.unregister(UnregisterRequest { name }).await.unwrap();
     let change = next(&mut watch).await;
-    assert_eq!((change.changes[0].user.as_str(), change.changes[0].bindings.len()), ("bob", 0));
-    let request = ListRegistrationsRequest { parent: "trunks/-".into(), ..Default::default() };
-    let left = api.list_registrations(request).await.unwrap().into_inner().registrations;
-    assert_eq!(left.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["trunks/a/registrations/alice"]);
+    assert_eq!(
+        (change.changes[0].user.as_str(), change.changes[0].bindings.len()),
+        ("bob", 0)
+    );
+    let request = ListRegistrationsRequest {
+        parent: "trunks/-".into(),
+        ..Default::default()
+    };
+    let left = api
+        .list_registrations(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .registrations;
+    assert_eq!(
+        left.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(),
+        ["trunks/a/registrations/alice"]
+    );
 
     // A watcher that comes back goes on where it was.
     let mut again = watch_bindings(&control, &second, set.revision).await;
     let rest = next(&mut again).await;
     assert!(!rest.reset);
-    assert_eq!(rest.changes.iter().map(|change| change.user.as_str()).collect::<Vec<_>>(), ["bob"]);
+    assert_eq!(
+        rest.changes
+            .iter()
+            .map(|change| change.user.as_str())
+            .collect::<Vec<_>>(),
+        ["bob"]
+    );
 }
 
 #[tokio::test]
@@ -234,7 +330,9 @@ async fn an_empty_set_of_registrations_is_complete_at_once() {
     let set = next(&mut watch).await;
     assert!(set.reset && set.complete && set.changes.is_empty() && set.revision > 0);
     let mut spool = Spool::open(&control, &worker).await;
-    spool.report("b1", vec![report(1, registered("alice", 1_000, &["sip:a@192.0.2.7"]))]).await;
+    spool
+        .report("b1", vec![report(1, registered("alice", 1_000, &["sip:a@192.0.2.7"]))])
+        .await;
     assert_eq!(next(&mut watch).await.changes[0].user, "alice");
 }
 
@@ -244,7 +342,9 @@ async fn a_deleted_trunk_takes_its_registrations_along() {
     control.create_trunk("a", 8060).await;
     let worker = control.enroll("edge").await;
     let mut spool = Spool::open(&control, &worker).await;
-    spool.report("b1", vec![report(1, registered("alice", 1_000, &["sip:a@192.0.2.7"]))]).await;
+    spool
+        .report("b1", vec![report(1, registered("alice", 1_000, &["sip:a@192.0.2.7"]))])
+        .await;
     let mut watch = watch_bindings(&control, &worker, 0).await;
     assert_eq!(next(&mut watch).await.changes.len(), 1);
     control.delete_trunk("a").await;
@@ -256,10 +356,16 @@ async fn a_hang_up_goes_to_the_worker_of_the_call_and_brings_its_answer() {
     let control = Control::start().await;
     let worker = control.enroll("edge").await;
     let mut spool = Spool::open(&control, &worker).await;
-    spool.report("b1", vec![report(1, call(CALL, CallState::Answered))]).await;
+    spool
+        .report("b1", vec![report(1, call(CALL, CallState::Answered))])
+        .await;
     let mut api = calls(&control).await;
     let request = HangUpCallRequest { name: CALL.into() };
-    assert_eq!(api.hang_up_call(request.clone()).await.unwrap_err().code(), Code::Unavailable, "nobody is there");
+    assert_eq!(
+        api.hang_up_call(request.clone()).await.unwrap_err().code(),
+        Code::Unavailable,
+        "nobody is there"
+    );
 
     let mut stream = Stream::open(&control, &worker, hello("b1")).await.unwrap();
     let push = stream.push().await;
@@ -276,9 +382,16 @@ async fn a_hang_up_goes_to_the_worker_of_the_call_and_brings_its_answer() {
                 FromControl::Push(push) => stream.accept(&push).await,
             }
         };
-        let Some(command::Command::HangUp(hang_up)) = command.command else { panic!("no hang-up") };
+        let Some(command::Command::HangUp(hang_up)) = command.command else {
+            panic!("no hang-up")
+        };
         assert_eq!(hang_up.call, CALL.trim_start_matches("calls/"));
-        stream.send(ToControl::CommandResult(CommandResult { id: command.id, error: error.into() })).await;
+        stream
+            .send(ToControl::CommandResult(CommandResult {
+                id: command.id,
+                error: error.into(),
+            }))
+            .await;
         assert_eq!(within(asked).await.unwrap().err().map(|status| status.code()), expected);
     }
 }
@@ -288,10 +401,26 @@ async fn what_a_report_says_of_its_worker_does_not_count() {
     let control = Control::start().await;
     let worker = control.enroll("edge").await;
     let mut spool = Spool::open(&control, &worker).await;
-    let Event::Call(forged) = call(CALL, CallState::Trying) else { unreachable!() };
-    let forged = Call { worker: "workers/another".into(), ..forged };
-    let nameless = Call { name: "calls/not-a-uuid".into(), ..forged.clone() };
-    spool.report("b1", vec![report(1, Event::Call(forged)), report(2, Event::Call(nameless))]).await;
+    let Event::Call(forged) = call(CALL, CallState::Trying) else {
+        unreachable!()
+    };
+    let forged = Call {
+        worker: "workers/another".into(),
+        ..forged
+    };
+    let nameless = Call {
+        name: "calls/not-a-uuid".into(),
+        ..forged.clone()
+    };
+    spool
+        .report(
+            "b1",
+            vec![report(1, Event::Call(forged)), report(2, Event::Call(nameless))],
+        )
+        .await;
     let found = eventually(|| async { Some(listed(&control).await).filter(|found| !found.is_empty()) }).await;
-    assert_eq!(found.iter().map(|found| found.worker.as_str()).collect::<Vec<_>>(), ["workers/edge"]);
+    assert_eq!(
+        found.iter().map(|found| found.worker.as_str()).collect::<Vec<_>>(),
+        ["workers/edge"]
+    );
 }

@@ -22,19 +22,32 @@ struct Probes {
 
 /// Serves until `stop` is cancelled.
 pub(super) async fn serve(listener: TcpListener, metrics: Metrics, store: Store, stop: CancellationToken) {
-    let probes = Probes { metrics, store, stop: stop.clone() };
+    let probes = Probes {
+        metrics,
+        store,
+        stop: stop.clone(),
+    };
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(probes);
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
+    if let Err(error) = axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+    {
         error!(error = &error as &dyn std::error::Error, "serve metrics");
     }
 }
 
 async fn show_metrics(State(probes): State<Probes>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], probes.metrics.encode())
+    (
+        [(
+            CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        probes.metrics.encode(),
+    )
 }
 
 /// Ready: the store answers, and the control plane is not going down.

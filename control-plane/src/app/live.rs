@@ -22,9 +22,22 @@ pub(super) struct LiveState {
 #[tonic::async_trait]
 impl Live for LiveState {
     async fn worker(&self, id: &str) -> Option<LiveWorker> {
-        let WorkerState { connected, last_seen_ms, applied_revision, active_calls, sync_state, resources } =
-            self.fleet.worker(id)?;
-        Some(LiveWorker { connected, last_seen_ms, applied_revision, active_calls, sync_state, resources })
+        let WorkerState {
+            connected,
+            last_seen_ms,
+            applied_revision,
+            active_calls,
+            sync_state,
+            resources,
+        } = self.fleet.worker(id)?;
+        Some(LiveWorker {
+            connected,
+            last_seen_ms,
+            applied_revision,
+            active_calls,
+            sync_state,
+            resources,
+        })
     }
 
     async fn trunk_status(&self, trunk: &str) -> v1::TrunkStatus {
@@ -48,7 +61,10 @@ impl Live for LiveState {
     async fn bindings_changed(&self) {
         if let Err(error) = self.bindings.refresh(&self.store).await {
             // Upkeep looks again within half a minute.
-            error!(error = &error as &dyn std::error::Error, "publish the revision of registrations");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "publish the revision of registrations"
+            );
         }
     }
 

@@ -68,7 +68,11 @@ impl TrunkCertificates {
                     info!(trunk = wanted.trunk.name, "certificate made");
                 }
                 Err(error) => {
-                    error!(trunk = wanted.trunk.name, error = &error as &dyn std::error::Error, "make a certificate");
+                    error!(
+                        trunk = wanted.trunk.name,
+                        error = &error as &dyn std::error::Error,
+                        "make a certificate"
+                    );
                 }
             }
         }
@@ -79,11 +83,7 @@ impl TrunkCertificates {
         Ok(())
     }
 
-    async fn plan(
-        &self,
-        store: &Store,
-        now: SystemTime,
-    ) -> Result<(Vec<(Wanted, [u8; 32])>, Vec<String>), StoreError> {
+    async fn plan(&self, store: &Store, now: SystemTime) -> Result<(Vec<(Wanted, [u8; 32])>, Vec<String>), StoreError> {
         let mut view = store.read().await?;
         let cipher = view.cipher();
         let dialling: BTreeSet<String> = line::all(view.conn())
@@ -92,8 +92,11 @@ impl TrunkCertificates {
             .filter(|line| line.message.protocol() == v1::TransportProtocol::Tls)
             .filter_map(|line| Some(line.message.name.split_once("/lines/")?.0.to_owned()))
             .collect();
-        let mut states: BTreeMap<String, TlsIdentityState> =
-            tls_identity::states(view.conn()).await?.into_iter().map(|state| (state.trunk.clone(), state)).collect();
+        let mut states: BTreeMap<String, TlsIdentityState> = tls_identity::states(view.conn())
+            .await?
+            .into_iter()
+            .map(|state| (state.trunk.clone(), state))
+            .collect();
         let mut due = Vec::new();
         for stored in trunk::all(view.conn()).await? {
             let trunk = stored.message;
@@ -153,7 +156,11 @@ impl TrunkCertificates {
             (chain, key, None)
         };
         let mut trusted = vec![self.authority.certificate().to_vec()];
-        trusted.extend(certificates(&tls.trusted_ca_pem, "trust anchors")?.iter().map(|anchor| anchor.to_vec()));
+        trusted.extend(
+            certificates(&tls.trusted_ca_pem, "trust anchors")?
+                .iter()
+                .map(|anchor| anchor.to_vec()),
+        );
         let identity = TlsIdentity {
             trunk: wanted.trunk.name.clone(),
             certificate_chain_der: chain.iter().map(|certificate| certificate.to_vec()).collect(),
@@ -168,9 +175,18 @@ impl TrunkCertificates {
     fn names(&self, trunk: &v1::Trunk) -> BTreeSet<String> {
         let asked = trunk.tls.as_ref().map(|tls| tls.sans.as_slice()).unwrap_or_default();
         // URIs that name workers are not for trunks to carry.
-        let asked = asked.iter().filter(|name| !name.to_ascii_lowercase().starts_with("uri:trunkline:")).cloned();
-        let own = if trunk.tls.as_ref().is_none_or(|tls| tls.sans.is_empty()) { &*trunk.domains } else { &[] };
-        asked.chain(own.iter().chain(&self.addresses).filter_map(|host| host_name(host))).collect()
+        let asked = asked
+            .iter()
+            .filter(|name| !name.to_ascii_lowercase().starts_with("uri:trunkline:"))
+            .cloned();
+        let own = if trunk.tls.as_ref().is_none_or(|tls| tls.sans.is_empty()) {
+            &*trunk.domains
+        } else {
+            &[]
+        };
+        asked
+            .chain(own.iter().chain(&self.addresses).filter_map(|host| host_name(host)))
+            .collect()
     }
 }
 
@@ -187,7 +203,12 @@ impl Wanted {
 
 /// TLS trunks and HTTPS receivers show a certificate; TLS lines need trust anchors and show it when asked.
 fn needs_identity(trunk: &v1::Trunk, dials_tls: bool) -> bool {
-    let https = trunk.provision.as_ref().and_then(|provision| provision.https_port).unwrap_or(0) != 0;
+    let https = trunk
+        .provision
+        .as_ref()
+        .and_then(|provision| provision.https_port)
+        .unwrap_or(0)
+        != 0;
     trunk.protocol() == v1::TransportProtocol::Tls || https || dials_tls
 }
 
@@ -226,12 +247,18 @@ mod tests {
     impl Bench {
         async fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let store =
-                Store::open(&directory.path().join("control.db"), KeyFile::from_key([7; 32])).await.unwrap();
+            let store = Store::open(&directory.path().join("control.db"), KeyFile::from_key([7; 32]))
+                .await
+                .unwrap();
             let now = SystemTime::now();
             let authority = Arc::new(Authority::load_or_create(directory.path(), now).unwrap());
             let certificates = TrunkCertificates::new(authority, vec!["192.0.2.1".into()]);
-            Self { _directory: directory, store, certificates, now }
+            Self {
+                _directory: directory,
+                store,
+                certificates,
+                now,
+            }
         }
 
         async fn put(&self, trunk: &v1::Trunk, key: Option<&str>) {
@@ -274,12 +301,17 @@ mod tests {
     #[tokio::test]
     async fn a_tls_trunk_gets_a_certificate_for_its_names_and_the_workers_addresses() {
         let bench = Bench::new().await;
-        bench.put(&tls_trunk(&["DNS:sip.example.com", "URI:trunkline:worker:x"]), None).await;
+        bench
+            .put(&tls_trunk(&["DNS:sip.example.com", "URI:trunkline:worker:x"]), None)
+            .await;
         let identity = bench.reconcile().await.unwrap().message;
         let names = names(&identity);
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(names.iter().any(|name| name.contains("sip.example.com")), "{names:?}");
-        assert_eq!(identity.trusted_ca_der, [bench.certificates.authority.certificate().to_vec()]);
+        assert_eq!(
+            identity.trusted_ca_der,
+            [bench.certificates.authority.certificate().to_vec()]
+        );
         let key = PrivatePkcs8KeyDer::from(identity.private_key_der);
         assert!(KeyPair::try_from(&key).is_ok());
     }
@@ -289,7 +321,15 @@ mod tests {
         let mut bench = Bench::new().await;
         bench.put(&tls_trunk(&["DNS:sip.example.com"]), None).await;
         let first = bench.reconcile().await.unwrap();
-        bench.put(&v1::Trunk { display_name: "B".into(), ..tls_trunk(&["DNS:sip.example.com"]) }, None).await;
+        bench
+            .put(
+                &v1::Trunk {
+                    display_name: "B".into(),
+                    ..tls_trunk(&["DNS:sip.example.com"])
+                },
+                None,
+            )
+            .await;
         assert_eq!(bench.reconcile().await.unwrap().version, first.version);
         bench.put(&tls_trunk(&["DNS:sip.example.org"]), None).await;
         let second = bench.reconcile().await.unwrap();
@@ -303,7 +343,15 @@ mod tests {
         let bench = Bench::new().await;
         bench.put(&tls_trunk(&[]), None).await;
         assert!(bench.reconcile().await.is_some());
-        bench.put(&v1::Trunk { protocol: v1::TransportProtocol::Udp as i32, ..tls_trunk(&[]) }, None).await;
+        bench
+            .put(
+                &v1::Trunk {
+                    protocol: v1::TransportProtocol::Udp as i32,
+                    ..tls_trunk(&[])
+                },
+                None,
+            )
+            .await;
         assert!(bench.reconcile().await.is_none());
     }
 
@@ -311,7 +359,10 @@ mod tests {
     async fn an_imported_certificate_is_passed_on_as_it_is() {
         let bench = Bench::new().await;
         let key = KeyPair::generate().unwrap();
-        let imported = CertificateParams::new(vec!["pbx.example.com".into()]).unwrap().self_signed(&key).unwrap();
+        let imported = CertificateParams::new(vec!["pbx.example.com".into()])
+            .unwrap()
+            .self_signed(&key)
+            .unwrap();
         let mut trunk = tls_trunk(&[]);
         if let Some(tls) = &mut trunk.tls {
             tls.certificate_pem = imported.pem();

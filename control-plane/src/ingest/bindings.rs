@@ -40,7 +40,9 @@ impl Bindings {
     pub async fn open(store: &Store) -> Result<Self, StoreError> {
         let mut view = store.read().await?;
         let (revision, _) = registration::revision(view.conn()).await?;
-        Ok(Self { revision: Arc::new(watch::Sender::new(revision)) })
+        Ok(Self {
+            revision: Arc::new(watch::Sender::new(revision)),
+        })
     }
 
     /// Looks at the store again, after a commit that may have changed registrations.
@@ -71,7 +73,12 @@ pub struct BindingStreams {
 impl BindingStreams {
     /// Watches `bindings` until `stop` is cancelled; `tasks` tracks the watchers.
     pub fn new(store: Store, bindings: Bindings, stop: CancellationToken, tasks: TaskTracker) -> Self {
-        Self { store, bindings, stop, tasks }
+        Self {
+            store,
+            bindings,
+            stop,
+            tasks,
+        }
     }
 
     async fn serve(self, worker: String, revision: i64, outgoing: Outgoing) {
@@ -144,7 +151,11 @@ impl Watcher {
             self.revision = current;
             return Ok(None);
         }
-        self.revision = if more { rows.last().map_or(current, |(revision, _)| *revision) } else { current };
+        self.revision = if more {
+            rows.last().map_or(current, |(revision, _)| *revision)
+        } else {
+            current
+        };
         let changes = rows
             .into_iter()
             .map(|(_, bindings)| bindings)
@@ -153,7 +164,15 @@ impl Watcher {
             .collect();
         let complete = self.full && !more;
         self.full &= more;
-        Ok(Some((WatchBindingsResponse { revision: self.revision, changes, reset, complete }, more)))
+        Ok(Some((
+            WatchBindingsResponse {
+                revision: self.revision,
+                changes,
+                reset,
+                complete,
+            },
+            more,
+        )))
     }
 }
 
@@ -167,7 +186,10 @@ impl BindingService for BindingStreams {
     ) -> Result<Response<Self::WatchBindingsStream>, Status> {
         let identity = authenticate_worker(&self.store, request.extensions()).await?;
         let (outgoing, messages) = mpsc::channel(QUEUE);
-        self.tasks.spawn(self.clone().serve(identity.worker, request.into_inner().revision, outgoing));
+        self.tasks.spawn(
+            self.clone()
+                .serve(identity.worker, request.into_inner().revision, outgoing),
+        );
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }

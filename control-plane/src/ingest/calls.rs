@@ -37,11 +37,22 @@ impl LiveCalls {
     /// When the store cannot be read.
     pub async fn open(store: &Store, metrics: Metrics) -> Result<Self, StoreError> {
         let mut view = store.read().await?;
-        let active: HashMap<_, _> =
-            call::active(view.conn()).await?.into_iter().map(|call| (call.name.clone(), Arc::new(call))).collect();
-        metrics.calls_active.set(i64::try_from(active.len()).unwrap_or(i64::MAX));
-        let inner = Inner { active, changes: Some(broadcast::Sender::new(CHANGES)) };
-        Ok(Self { inner: Arc::new(Mutex::new(inner)), metrics })
+        let active: HashMap<_, _> = call::active(view.conn())
+            .await?
+            .into_iter()
+            .map(|call| (call.name.clone(), Arc::new(call)))
+            .collect();
+        metrics
+            .calls_active
+            .set(i64::try_from(active.len()).unwrap_or(i64::MAX));
+        let inner = Inner {
+            active,
+            changes: Some(broadcast::Sender::new(CHANGES)),
+        };
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            metrics,
+        })
     }
 
     /// Takes calls over that were just stored, in the order in which they were.
@@ -59,7 +70,9 @@ impl LiveCalls {
                 drop(changes.send(call));
             }
         }
-        self.metrics.calls_active.set(i64::try_from(inner.active.len()).unwrap_or(i64::MAX));
+        self.metrics
+            .calls_active
+            .set(i64::try_from(inner.active.len()).unwrap_or(i64::MAX));
     }
 
     /// The active calls now and every change from here on, without a gap between the two. Once closed, the changes end

@@ -65,7 +65,16 @@ impl Reports {
         tasks: TaskTracker,
     ) -> Self {
         let metrics = fleet.metrics().clone();
-        Self { store, fleet, calls, bindings, metrics, order: Arc::default(), stop, tasks }
+        Self {
+            store,
+            fleet,
+            calls,
+            bindings,
+            metrics,
+            order: Arc::default(),
+            stop,
+            tasks,
+        }
     }
 
     async fn serve(
@@ -110,25 +119,37 @@ impl Reports {
     }
 
     async fn store_batch(&self, worker: &str, batch: StreamReportsRequest) -> Result<u64, Status> {
-        let StreamReportsRequest { spool_id, boot_id, reports } = batch;
+        let StreamReportsRequest {
+            spool_id,
+            boot_id,
+            reports,
+        } = batch;
         if spool_id.is_empty() || spool_id.len() > 64 || boot_id.len() > 64 {
             return Err(Status::invalid_argument("spool_id and boot_id: 1-64 characters"));
         }
         if reports.len() > MAX_BATCH {
-            return Err(Status::invalid_argument(format!("reports: more than {MAX_BATCH} in one message")));
+            return Err(Status::invalid_argument(format!(
+                "reports: more than {MAX_BATCH} in one message"
+            )));
         }
         let began = Instant::now();
         let _order = self.order.lock().await;
-        let stored = self.store_reports(worker, &spool_id, &boot_id, reports).await.map_err(|error| {
-            error!(worker, error = &error as &dyn std::error::Error, "store reports");
-            Status::unavailable("the store is not available; try again")
-        })?;
+        let stored = self
+            .store_reports(worker, &spool_id, &boot_id, reports)
+            .await
+            .map_err(|error| {
+                error!(worker, error = &error as &dyn std::error::Error, "store reports");
+                Status::unavailable("the store is not available; try again")
+            })?;
         self.calls.apply(stored.calls);
         if stored.bindings
             && let Err(error) = self.bindings.refresh(&self.store).await
         {
             // The next change or the next upkeep looks again.
-            warn!(error = &error as &dyn std::error::Error, "publish the revision of registrations");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "publish the revision of registrations"
+            );
         }
         self.metrics.report_batch.observe(Metrics::seconds(began.elapsed()));
         Ok(stored.sequence)
@@ -163,7 +184,9 @@ impl Reports {
         }
         report::set_cursor(&mut tx, worker, spool, sequence).await?;
         tx.commit().await?;
-        let Batch { calls, bindings, kinds, .. } = batch;
+        let Batch {
+            calls, bindings, kinds, ..
+        } = batch;
         for kind in kinds {
             self.metrics.reports.get_or_create(&ReportLabels { kind }).inc();
         }
@@ -172,7 +195,11 @@ impl Reports {
             warn!(worker, missing, "the worker's spool skipped reports");
             self.metrics.reports_missing.inc_by(missing);
         }
-        Ok(Stored { sequence, calls, bindings })
+        Ok(Stored {
+            sequence,
+            calls,
+            bindings,
+        })
     }
 }
 
@@ -196,7 +223,9 @@ impl Batch<'_> {
     /// Stores one report. One that makes no sense is logged and counted as taken: sent again it would make no more.
     async fn store(&mut self, tx: &mut WriteTx, report: Report) -> Result<(), StoreError> {
         let time_ms = report.time.map_or(tx.now_ms(), |time| {
-            time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000)
+            time.seconds
+                .saturating_mul(1000)
+                .saturating_add(i64::from(time.nanos) / 1_000_000)
         });
         match report.event {
             Some(Event::Call(call)) => {
@@ -209,13 +238,18 @@ impl Batch<'_> {
             }
             Some(Event::Booted(booted)) => {
                 self.kinds.push("booted");
-                self.calls.extend(call::end_lost(tx, self.worker, &booted.boot_id).await?);
+                self.calls
+                    .extend(call::end_lost(tx, self.worker, &booted.boot_id).await?);
             }
             Some(Event::AuthenticationFailure(failure)) => {
                 self.kinds.push("authentication_failure");
                 report::insert_authentication_failure(tx, self.worker, time_ms, &failure).await?;
             }
-            None => warn!(worker = self.worker, sequence = report.sequence, "a report of a kind unknown here"),
+            None => warn!(
+                worker = self.worker,
+                sequence = report.sequence,
+                "a report of a kind unknown here"
+            ),
         }
         Ok(())
     }
@@ -226,7 +260,10 @@ impl Batch<'_> {
             return Ok(());
         }
         // Who reports it has it, whatever the report says.
-        let call = v1::Call { worker: format!("workers/{}", self.worker), ..call };
+        let call = v1::Call {
+            worker: format!("workers/{}", self.worker),
+            ..call
+        };
         if call::upsert(tx, self.boot_id, &call).await? {
             self.calls.push(call);
         }
@@ -234,11 +271,18 @@ impl Batch<'_> {
     }
 
     async fn store_bindings(&mut self, tx: &mut WriteTx, mut bindings: AorBindings) -> Result<(), StoreError> {
-        let known = self.catalogue.entry(&Key::new(crate::store::ResourceKind::Trunk, &bindings.trunk)).is_some();
+        let known = self
+            .catalogue
+            .entry(&Key::new(crate::store::ResourceKind::Trunk, &bindings.trunk))
+            .is_some();
         let sound = (1..=MAX_USER).contains(&bindings.user.len()) && bindings.bindings.len() <= MAX_BINDINGS;
         if !known || !sound {
             // A trunk that was deleted meanwhile has no phones.
-            debug!(worker = self.worker, trunk = bindings.trunk, "a registration that cannot be kept");
+            debug!(
+                worker = self.worker,
+                trunk = bindings.trunk,
+                "a registration that cannot be kept"
+            );
             return Ok(());
         }
         for binding in bindings.bindings.iter_mut().filter(|binding| binding.worker.is_empty()) {
@@ -259,7 +303,8 @@ impl ReportService for Reports {
     ) -> Result<Response<Self::StreamReportsStream>, Status> {
         let identity = authenticate_worker(&self.store, request.extensions()).await?;
         let (outgoing, acknowledgements) = mpsc::channel(QUEUE);
-        self.tasks.spawn(self.clone().serve(identity.worker, request.into_inner(), outgoing));
+        self.tasks
+            .spawn(self.clone().serve(identity.worker, request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(acknowledgements)))
     }
 }

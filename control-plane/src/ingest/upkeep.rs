@@ -77,6 +77,7 @@ impl Upkeep {
                 () = stop.cancelled() => return,
                 // Deleting a trunk removes its registrations.
                 Ok(()) = revisions.changed() => self.bindings.refresh(&self.store).await.map_err(UpkeepError::from),
+                () = self.fleet.unsaved() => self.fleet.persist(&self.store).await.map_err(UpkeepError::from),
                 _ = turns.tick() => {
                     turn = turn.wrapping_add(1);
                     self.turn(turn % PURGE_EVERY == 1).await
@@ -102,7 +103,10 @@ impl Upkeep {
         self.bindings.refresh(&self.store).await?;
         self.purge().await?;
         let mut view = self.store.read().await?;
-        self.fleet.metrics().registrations.set(registration::count(view.conn()).await?);
+        self.fleet
+            .metrics()
+            .registrations
+            .set(registration::count(view.conn()).await?);
         Ok(())
     }
 
@@ -115,13 +119,9 @@ impl Upkeep {
             let mut purged = registration::purge_expired(&mut tx, PURGE_ROWS).await?;
             purged += registration::purge_gone(&mut tx, now_ms - GONE_KEPT_MS, PURGE_ROWS).await?;
             purged += call::purge(&mut tx, calls_before, PURGE_ROWS).await?;
-            purged += report::purge_authentication_failures(
-                &mut tx,
-                now_ms - FAILURES_KEPT_MS,
-                FAILURES_KEPT,
-                PURGE_ROWS,
-            )
-            .await?;
+            purged +=
+                report::purge_authentication_failures(&mut tx, now_ms - FAILURES_KEPT_MS, FAILURES_KEPT, PURGE_ROWS)
+                    .await?;
             purged += report::purge_cursors(&mut tx, now_ms - CURSORS_KEPT_MS).await?;
             if purged == 0 {
                 return tx.rollback().await;
@@ -132,7 +132,9 @@ impl Upkeep {
 
     async fn call_retention_ms(&self) -> Result<i64, StoreError> {
         let mut view = self.store.read().await?;
-        let retention = settings::find(view.conn()).await?.and_then(|settings| settings.message.call_retention);
+        let retention = settings::find(view.conn())
+            .await?
+            .and_then(|settings| settings.message.call_retention);
         Ok(retention.map_or(CALLS_KEPT_MS, |retention| retention.seconds.saturating_mul(1000)))
     }
 }

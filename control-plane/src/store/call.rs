@@ -225,3 +225,157 @@ fn milliseconds(timestamp: prost_types::Timestamp) -> i64 {
         .saturating_mul(1000)
         .saturating_add(i64::from(timestamp.nanos) / 1_000_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{KeyFile, Store};
+
+    async fn open(directory: &tempfile::TempDir) -> Store {
+        Store::open(&directory.path().join("control.db"), KeyFile::from_key([7; 32]))
+            .await
+            .unwrap()
+    }
+
+    fn call(number: u32, inbound: &str, outbound: &str, start: i64, end: Option<i64>) -> v1::Call {
+        let time = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+        v1::Call {
+            name: format!("calls/00000000-0000-4000-8000-{number:012}"),
+            state: if end.is_some() {
+                v1::CallState::Ended
+            } else {
+                v1::CallState::Answered
+            } as i32,
+            worker: "workers/edge".into(),
+            inbound_trunk: inbound.into(),
+            outbound_trunk: outbound.into(),
+            start_time: Some(time(start)),
+            end_time: end.map(time),
+            ..v1::Call::default()
+        }
+    }
+
+    async fn store_calls(store: &Store, calls: &[v1::Call]) {
+        let mut tx = store.write().await.unwrap();
+        for call in calls {
+            assert!(upsert(&mut tx, "b1", call).await.unwrap());
+        }
+        tx.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pages_of_a_trunks_calls_are_newest_first_without_gap_or_repeat() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let calls: Vec<_> = (0..30)
+            .map(|number| {
+                let (inbound, outbound) = match number % 3 {
+                    0 => ("trunks/a", "trunks/a"),
+                    1 => ("trunks/b", "trunks/a"),
+                    _ => ("trunks/b", "trunks/b"),
+                };
+                // Pairs start in the same second.
+                call(number, inbound, outbound, i64::from(number / 2), None)
+            })
+            .collect();
+        store_calls(&store, &calls).await;
+        let query = CallQuery {
+            trunk: Some("trunks/a".into()),
+            ..CallQuery::default()
+        };
+        let mut view = store.read().await.unwrap();
+        let mut found = Vec::new();
+        let mut after: Option<CallPosition> = None;
+        loop {
+            let page = list(view.conn(), &query, after.as_ref(), 3).await.unwrap();
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            found.extend(page.into_iter().map(|(position, _)| position));
+        }
+        assert_eq!(found.len(), 20);
+        assert!(found.windows(2).all(|pair| pair[0] > pair[1]), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn conditions_hold_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let calls = [
+            call(1, "trunks/a", "", 10, None),
+            call(2, "trunks/a", "", 20, Some(25)),
+            call(3, "trunks/a", "", 30, None),
+        ];
+        store_calls(&store, &calls).await;
+        let mut view = store.read().await.unwrap();
+        let query = CallQuery {
+            active: Some(true),
+            start_from_ms: Some(20_000),
+            ..CallQuery::default()
+        };
+        let found = list(view.conn(), &query, None, 10).await.unwrap();
+        assert_eq!(
+            found.into_iter().map(|(_, call)| call).collect::<Vec<_>>(),
+            [calls[2].clone()]
+        );
+        let query = CallQuery {
+            active: Some(false),
+            start_until_ms: Some(20_000),
+            ..CallQuery::default()
+        };
+        assert!(list(view.conn(), &query, None, 10).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_calls_that_ended_long_ago_are_purged_a_few_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let calls = [
+            call(1, "trunks/a", "", 1, Some(5)),
+            call(2, "trunks/a", "", 1, Some(6)),
+            call(3, "trunks/a", "", 1, Some(50)),
+            call(4, "trunks/a", "", 1, None),
+        ];
+        store_calls(&store, &calls).await;
+        let mut tx = store.write().await.unwrap();
+        assert_eq!(purge(&mut tx, 10_000, 1).await.unwrap(), 1);
+        assert_eq!(purge(&mut tx, 10_000, 10).await.unwrap(), 1);
+        assert_eq!(purge(&mut tx, 10_000, 10).await.unwrap(), 0);
+        for (index, there) in [(0, false), (1, false), (2, true), (3, true)] {
+            assert_eq!(find(tx.conn(), &calls[index].name).await.unwrap().is_some(), there);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_given_up_with_its_worker_is_set_right_by_the_workers_own_report() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        store_calls(&store, &[call(1, "trunks/a", "", 1, None)]).await;
+        let mut tx = store.write().await.unwrap();
+        assert_eq!(
+            end_lost(&mut tx, "edge", "b1").await.unwrap().len(),
+            0,
+            "its own process"
+        );
+        assert_eq!(
+            end_lost(&mut tx, "other", "b2").await.unwrap().len(),
+            0,
+            "another worker"
+        );
+        assert_eq!(end_lost(&mut tx, "edge", "b2").await.unwrap().len(), 1);
+        assert!(!upsert(&mut tx, "b1", &call(1, "trunks/a", "", 1, None)).await.unwrap());
+        let end = v1::CallEnd {
+            reason: "caller_bye".into(),
+            ..v1::CallEnd::default()
+        };
+        let ended = v1::Call {
+            end: Some(end),
+            ..call(1, "trunks/a", "", 1, Some(7))
+        };
+        assert!(upsert(&mut tx, "b1", &ended).await.unwrap());
+        assert_eq!(find(tx.conn(), &ended.name).await.unwrap(), Some(ended.clone()));
+        assert!(
+            !upsert(&mut tx, "b1", &ended).await.unwrap(),
+            "and that is the last word"
+        );
+    }
+}

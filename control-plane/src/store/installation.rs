@@ -29,7 +29,9 @@ pub async fn ensure_store_id(tx: &mut WriteTx) -> Result<String, StoreError> {
         .bind(uuid::Uuid::new_v4().to_string())
         .execute(tx.conn())
         .await?;
-    Ok(sqlx::query_scalar("SELECT store_id FROM installation WHERE id = 1").fetch_one(tx.conn()).await?)
+    Ok(sqlx::query_scalar("SELECT store_id FROM installation WHERE id = 1")
+        .fetch_one(tx.conn())
+        .await?)
 }
 
 /// The nonce keys.
@@ -55,7 +57,9 @@ pub async fn nonce_keys(conn: &mut SqliteConnection, cipher: &Cipher) -> Result<
 /// # Errors
 /// When the store cannot be read.
 pub async fn nonce_key_age(conn: &mut SqliteConnection, now_ms: i64) -> Result<Option<i64>, StoreError> {
-    let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(create_time) FROM nonce_keys").fetch_one(conn).await?;
+    let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(create_time) FROM nonce_keys")
+        .fetch_one(conn)
+        .await?;
     Ok(newest.map(|newest| now_ms.saturating_sub(newest)))
 }
 
@@ -64,11 +68,15 @@ pub async fn nonce_key_age(conn: &mut SqliteConnection, now_ms: i64) -> Result<O
 /// # Errors
 /// When the store cannot be written.
 pub async fn rotate_nonce_key(tx: &mut WriteTx, before_ms: i64) -> Result<bool, StoreError> {
-    let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(create_time) FROM nonce_keys").fetch_one(tx.conn()).await?;
+    let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(create_time) FROM nonce_keys")
+        .fetch_one(tx.conn())
+        .await?;
     if newest.is_some_and(|newest| newest > before_ms) {
         return Ok(false);
     }
-    let version = tx.record(ResourceKind::WorkerSettings, NONCE_KEYS, Operation::Upsert).await?;
+    let version = tx
+        .record(ResourceKind::WorkerSettings, NONCE_KEYS, Operation::Upsert)
+        .await?;
     let mut key = Zeroizing::new([0_u8; 32]);
     rand::rng().fill(&mut key[..]);
     let sealed = tx.cipher().seal(CONTEXT, &key[..])?;

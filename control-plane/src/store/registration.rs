@@ -298,3 +298,122 @@ fn expiry(binding: &v1::Binding) -> i64 {
             .saturating_add(i64::from(time.nanos) / 1_000_000)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{KeyFile, Store};
+
+    async fn open(directory: &tempfile::TempDir) -> Store {
+        Store::open(&directory.path().join("control.db"), KeyFile::from_key([7; 32]))
+            .await
+            .unwrap()
+    }
+
+    fn bindings(user: &str, change_time_ms: i64, expire_ms: &[i64]) -> dataplane::AorBindings {
+        dataplane::AorBindings {
+            trunk: "trunks/a".into(),
+            user: user.into(),
+            address_of_record: format!("sip:{user}@example.com"),
+            bindings: expire_ms
+                .iter()
+                .map(|end| v1::Binding {
+                    expire_time: Some(super::super::timestamp(*end)),
+                    ..v1::Binding::default()
+                })
+                .collect(),
+            change_time_ms,
+        }
+    }
+
+    async fn users(store: &Store, now_ms: i64) -> Vec<String> {
+        let mut view = store.read().await.unwrap();
+        let found = list(view.conn(), None, ("", ""), 100, now_ms).await.unwrap();
+        found.into_iter().map(|((_, user), _)| user).collect()
+    }
+
+    #[tokio::test]
+    async fn a_registration_shows_until_its_last_binding_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let mut tx = store.write().await.unwrap();
+        upsert(&mut tx, &bindings("alice", 1, &[1_000, 2_000])).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut view = store.read().await.unwrap();
+        for (now_ms, live) in [(500, 2), (1_500, 1)] {
+            let found = find(view.conn(), "trunks/a", "alice", now_ms).await.unwrap().unwrap();
+            assert_eq!(found.bindings.len(), live);
+        }
+        assert_eq!(find(view.conn(), "trunks/a", "alice", 2_000).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_page_is_full_even_when_rows_before_it_have_expired() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let mut tx = store.write().await.unwrap();
+        for number in 0..10 {
+            let end = if number < 6 { 1 } else { 10_000 };
+            upsert(&mut tx, &bindings(&format!("user-{number}"), 1, &[end]))
+                .await
+                .unwrap();
+        }
+        tx.commit().await.unwrap();
+        let mut view = store.read().await.unwrap();
+        let page = list(view.conn(), Some("trunks/a"), ("", ""), 3, 5_000).await.unwrap();
+        let users: Vec<_> = page.iter().map(|((_, user), _)| user.as_str()).collect();
+        assert_eq!(users, ["user-6", "user-7", "user-8"]);
+    }
+
+    #[tokio::test]
+    async fn expired_bindings_go_and_later_their_row_and_that_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let far = i64::MAX / 2_000;
+        let mut tx = store.write().await.unwrap();
+        upsert(&mut tx, &bindings("gone", 10, &[1_000])).await.unwrap();
+        upsert(&mut tx, &bindings("half", 10, &[1_000, far])).await.unwrap();
+        upsert(&mut tx, &bindings("stays", 10, &[far])).await.unwrap();
+        let (before, _) = revision(tx.conn()).await.unwrap();
+        assert_eq!(purge_expired(&mut tx, 100).await.unwrap(), 2);
+        assert_eq!(purge_expired(&mut tx, 100).await.unwrap(), 0);
+        assert_eq!(
+            revision(tx.conn()).await.unwrap().0,
+            before,
+            "workers expire by themselves"
+        );
+        assert_eq!(purge_gone(&mut tx, 10, 100).await.unwrap(), 0, "not yet");
+        assert_eq!(purge_gone(&mut tx, 11, 100).await.unwrap(), 1);
+        let (_, floor) = revision(tx.conn()).await.unwrap();
+        assert_eq!(floor, 2, "the revision of the row that is gone");
+        tx.commit().await.unwrap();
+        assert_eq!(users(&store, 5_000).await, ["half", "stays"]);
+    }
+
+    #[tokio::test]
+    async fn clearing_is_later_than_what_is_stored_even_from_a_clock_ahead() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory).await;
+        let ahead = super::super::now_ms() + 60_000;
+        let mut tx = store.write().await.unwrap();
+        upsert(&mut tx, &bindings("alice", ahead, &[ahead * 2])).await.unwrap();
+        assert!(clear(&mut tx, "trunks/a", "alice").await.unwrap());
+        assert!(
+            !clear(&mut tx, "trunks/a", "alice").await.unwrap(),
+            "there is nothing left to clear"
+        );
+        let changes = changes_since(tx.conn(), 0, 10).await.unwrap();
+        assert_eq!(changes.len(), 1);
+        assert!(changes[0].1.bindings.is_empty() && changes[0].1.change_time_ms > ahead);
+        assert!(
+            !upsert(&mut tx, &bindings("alice", ahead, &[ahead * 2])).await.unwrap(),
+            "an echo does not undo it"
+        );
+        assert!(
+            upsert(&mut tx, &bindings("alice", ahead + 2, &[ahead * 2]))
+                .await
+                .unwrap(),
+            "a new REGISTER does"
+        );
+    }
+}

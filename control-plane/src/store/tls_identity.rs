@@ -4,7 +4,7 @@ use prost::Message as _;
 use sqlx::SqliteConnection;
 use trunkline_proto::dataplane::v1::TlsIdentity;
 
-use super::{Cipher, Operation, ResourceKind, Stored, StoreError, WriteTx};
+use super::{Cipher, Operation, ResourceKind, StoreError, Stored, WriteTx};
 
 /// What tells whether an identity is still the right one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,17 @@ pub struct TlsIdentityState {
 /// When the store cannot be read; the same holds for every reading function here.
 pub async fn states(conn: &mut SqliteConnection) -> Result<Vec<TlsIdentityState>, StoreError> {
     let rows: Vec<(String, Vec<u8>, Option<i64>)> =
-        sqlx::query_as("SELECT trunk, inputs, renew_time FROM tls_identities ORDER BY trunk").fetch_all(conn).await?;
-    Ok(rows.into_iter().map(|(trunk, inputs, renew_time)| TlsIdentityState { trunk, inputs, renew_time }).collect())
+        sqlx::query_as("SELECT trunk, inputs, renew_time FROM tls_identities ORDER BY trunk")
+            .fetch_all(conn)
+            .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(trunk, inputs, renew_time)| TlsIdentityState {
+            trunk,
+            inputs,
+            renew_time,
+        })
+        .collect())
 }
 
 /// The identity of `trunks/{trunk}`.
@@ -66,9 +75,14 @@ pub async fn put(
     inputs: &[u8],
     renew_time: Option<i64>,
 ) -> Result<(), StoreError> {
-    let version = tx.record(ResourceKind::TlsIdentity, &identity.trunk, Operation::Upsert).await?;
+    let version = tx
+        .record(ResourceKind::TlsIdentity, &identity.trunk, Operation::Upsert)
+        .await?;
     let sealed = tx.cipher().seal(&context(&identity.trunk), &identity.private_key_der)?;
-    let public = TlsIdentity { private_key_der: Vec::new(), ..identity.clone() };
+    let public = TlsIdentity {
+        private_key_der: Vec::new(),
+        ..identity.clone()
+    };
     sqlx::query(
         "INSERT INTO tls_identities (trunk, message, private_key, inputs, renew_time, version)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -92,7 +106,10 @@ pub async fn put(
 /// When the store cannot be written.
 pub async fn delete(tx: &mut WriteTx, trunk: &str) -> Result<(), StoreError> {
     tx.record(ResourceKind::TlsIdentity, trunk, Operation::Remove).await?;
-    sqlx::query("DELETE FROM tls_identities WHERE trunk = ?1").bind(trunk).execute(tx.conn()).await?;
+    sqlx::query("DELETE FROM tls_identities WHERE trunk = ?1")
+        .bind(trunk)
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 
@@ -101,8 +118,18 @@ type Row = (String, Vec<u8>, Vec<u8>, i64);
 fn decode(cipher: &Cipher, (trunk, message, key, version): Row) -> Result<Stored<TlsIdentity>, StoreError> {
     let private_key_der = cipher.open(&context(&trunk), &key)?.to_vec();
     match TlsIdentity::decode(message.as_slice()) {
-        Ok(identity) => Ok(Stored { message: TlsIdentity { private_key_der, ..identity }, version }),
-        Err(source) => Err(StoreError::Decode { kind: "TLS identity", name: trunk, source }),
+        Ok(identity) => Ok(Stored {
+            message: TlsIdentity {
+                private_key_der,
+                ..identity
+            },
+            version,
+        }),
+        Err(source) => Err(StoreError::Decode {
+            kind: "TLS identity",
+            name: trunk,
+            source,
+        }),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,8 @@ struct Inner {
     catalogue: watch::Receiver<Arc<Catalogue>>,
     limits: Limits,
     metrics: Metrics,
+    /// Something worth storing soon happened.
+    unsaved: Notify,
 }
 
 /// One worker; outlives its streams.
@@ -162,9 +164,14 @@ impl Fleet {
         let mut workers = HashMap::new();
         let mut view = store.read().await?;
         for (id, ..) in worker::drain_flags(view.conn()).await? {
-            let Some(record) = worker::find(view.conn(), &id).await? else { continue };
-            let parked: BTreeMap<_, _> =
-                worker::rejections(view.conn(), &id).await?.iter().filter_map(parked_from_store).collect();
+            let Some(record) = worker::find(view.conn(), &id).await? else {
+                continue;
+            };
+            let parked: BTreeMap<_, _> = worker::rejections(view.conn(), &id)
+                .await?
+                .iter()
+                .filter_map(parked_from_store)
+                .collect();
             let live = Live {
                 boot_id: record.boot_id,
                 last_seen_ms: record.last_seen_time,
@@ -178,25 +185,44 @@ impl Fleet {
                 parked,
                 ..Live::default()
             };
-            workers.insert(id.clone(), Arc::new(Slot { id, live: Mutex::new(live) }));
+            workers.insert(
+                id.clone(),
+                Arc::new(Slot {
+                    id,
+                    live: Mutex::new(live),
+                }),
+            );
         }
-        Ok(Self { inner: Arc::new(Inner { workers: Mutex::new(workers), catalogue, limits, metrics }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                workers: Mutex::new(workers),
+                catalogue,
+                limits,
+                metrics,
+            }),
+        })
     }
 
     /// A stream of this worker opened with `hello`. A stream it had before is told that it was superseded.
     pub fn attach(&self, id: &str, hello: Hello, now: Instant) -> Attachment {
         let slot = {
             let mut workers = lock(&self.inner.workers);
-            let slot = workers
-                .entry(id.to_owned())
-                .or_insert_with(|| Arc::new(Slot { id: id.to_owned(), live: Mutex::default() }));
+            let slot = workers.entry(id.to_owned()).or_insert_with(|| {
+                Arc::new(Slot {
+                    id: id.to_owned(),
+                    live: Mutex::default(),
+                })
+            });
             Arc::clone(slot)
         };
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let superseded = CancellationToken::new();
         let mut live = slot.lock();
         let same_process = live.boot_id == hello.boot_id;
-        let parked = live.session.take().map_or_else(|| live.parked.clone(), |session| session.parked().clone());
+        let parked = live
+            .session
+            .take()
+            .map_or_else(|| live.parked.clone(), |session| session.parked().clone());
         // Another process may be another program, which accepts what the old one refused.
         let parked = if same_process { parked } else { BTreeMap::new() };
         let settings_name = worker::resource_name(id);
@@ -204,19 +230,32 @@ impl Fleet {
         session.handle_hello(&hello.store_id, &hello.held, now);
         live.next_link += 1;
         let number = live.next_link;
-        let link = Link { number, superseded: superseded.clone(), commands: sender };
+        let link = Link {
+            number,
+            superseded: superseded.clone(),
+            commands: sender,
+        };
         match live.link.replace(link) {
             Some(old) => old.superseded.cancel(),
             None => drop(self.inner.metrics.workers_connected.inc()),
         }
         live.session = Some(session);
         live.boot_id.clone_from(&hello.boot_id);
-        live.hello = Some(Hello { held: Vec::new(), ..hello });
+        live.hello = Some(Hello {
+            held: Vec::new(),
+            ..hello
+        });
         live.status = WorkerStatus::default();
         live.last_seen_ms = Some(now_ms());
         live.saved.hello = false;
         drop(live);
-        Attachment { slot, superseded, commands, number }
+        self.inner.unsaved.notify_one();
+        Attachment {
+            slot,
+            superseded,
+            commands,
+            number,
+        }
     }
 
     /// The stream ended. What the worker held and refused stays known.
@@ -239,9 +278,11 @@ impl Fleet {
         let sync_state;
         if let Some(session) = &live.session {
             sync_state = shown_state(session.summary(&catalogue), connected);
-            resources.extend(session.resources(&catalogue).map(|(key, sync, held, parked)| {
-                resource_sync(key, shown_state(sync, connected), held, parked)
-            }));
+            resources.extend(
+                session
+                    .resources(&catalogue)
+                    .map(|(key, sync, held, parked)| resource_sync(key, shown_state(sync, connected), held, parked)),
+            );
         } else {
             // Nothing was heard since this process started; what the worker refused before is in the store.
             let mut errors = false;
@@ -251,10 +292,18 @@ impl Fleet {
                 let parked = live.parked.get(key);
                 let refused = parked.is_some_and(|parked| parked.version == entry.version());
                 errors |= refused;
-                let state = if refused { v1::SyncState::Error } else { v1::SyncState::Stale };
+                let state = if refused {
+                    v1::SyncState::Error
+                } else {
+                    v1::SyncState::Stale
+                };
                 resources.push(resource_sync(key, state, 0, parked));
             }
-            sync_state = if errors { v1::SyncState::Error } else { v1::SyncState::Stale };
+            sync_state = if errors {
+                v1::SyncState::Error
+            } else {
+                v1::SyncState::Stale
+            };
         }
         drop_beyond(&mut resources);
         Some(WorkerState {
@@ -271,7 +320,10 @@ impl Fleet {
     pub fn trunk_status(&self, trunk: &str) -> v1::TrunkStatus {
         let mut slots: Vec<Arc<Slot>> = lock(&self.inner.workers).values().cloned().collect();
         slots.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut status = v1::TrunkStatus { connected: !slots.is_empty(), ..v1::TrunkStatus::default() };
+        let mut status = v1::TrunkStatus {
+            connected: !slots.is_empty(),
+            ..v1::TrunkStatus::default()
+        };
         let mut unrecognised: Option<Vec<String>> = None;
         for slot in slots {
             let live = slot.lock();
@@ -280,7 +332,11 @@ impl Fleet {
             for listener in live.status.listeners.iter().filter(|listener| listener.trunk == trunk) {
                 has_listener = true;
                 bound &= listener.bound;
-                let hostname = live.hello.as_ref().map(|hello| hello.hostname.clone()).unwrap_or_default();
+                let hostname = live
+                    .hello
+                    .as_ref()
+                    .map(|hello| hello.hostname.clone())
+                    .unwrap_or_default();
                 let error = (!listener.bound).then(|| v1::StatusError {
                     code: listener.error_code.clone(),
                     text: listener.error_text.clone(),
@@ -296,7 +352,11 @@ impl Fleet {
             }
             status.connected &= has_listener && bound;
             if live.link.is_some() {
-                let names = live.status.unrecognised.iter().find(|properties| properties.trunk == trunk);
+                let names = live
+                    .status
+                    .unrecognised
+                    .iter()
+                    .find(|properties| properties.trunk == trunk);
                 let names = names.map(|properties| properties.names.clone()).unwrap_or_default();
                 unrecognised = Some(match unrecognised {
                     Some(all) => all.into_iter().filter(|name| names.contains(name)).collect(),
@@ -320,15 +380,29 @@ impl Fleet {
             Err(CommandError::TimedOut) => "timeout",
             Err(CommandError::Refused(_)) => "refused",
         };
-        self.inner.metrics.commands.get_or_create(&CommandLabels { outcome: outcome_label }).inc();
+        self.inner
+            .metrics
+            .commands
+            .get_or_create(&CommandLabels { outcome: outcome_label })
+            .inc();
         outcome
     }
 
     async fn command(&self, id: &str, call: &str) -> Result<(), CommandError> {
         let slot = lock(&self.inner.workers).get(id).cloned().ok_or(CommandError::Away)?;
-        let commands = slot.lock().link.as_ref().map(|link| link.commands.clone()).ok_or(CommandError::Away)?;
+        let commands = slot
+            .lock()
+            .link
+            .as_ref()
+            .map(|link| link.commands.clone())
+            .ok_or(CommandError::Away)?;
         let (reply, answer) = oneshot::channel();
-        commands.try_send(PendingCommand { call: call.to_owned(), reply }).map_err(|_| CommandError::Away)?;
+        commands
+            .try_send(PendingCommand {
+                call: call.to_owned(),
+                reply,
+            })
+            .map_err(|_| CommandError::Away)?;
         match timeout(COMMAND_TIMEOUT, answer).await {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(reason))) => Err(CommandError::Refused(reason)),
@@ -344,14 +418,26 @@ impl Fleet {
         }
     }
 
+    /// Waits until something is worth storing soon: a worker came, or refused a resource.
+    pub async fn unsaved(&self) {
+        self.inner.unsaved.notified().await;
+    }
+
+    /// A worker refused a resource.
+    pub fn note_refusal(&self) {
+        self.inner.unsaved.notify_one();
+    }
+
     /// Stores what changed of the workers since the last time.
     ///
     /// # Errors
     /// When the store cannot be written; the changes are kept for the next time.
     pub async fn persist(&self, store: &Store) -> Result<(), StoreError> {
         let slots: Vec<Arc<Slot>> = lock(&self.inner.workers).values().cloned().collect();
-        let changed: Vec<(Arc<Slot>, Changed)> =
-            slots.into_iter().filter_map(|slot| Some((Arc::clone(&slot), slot.lock().changed()?))).collect();
+        let changed: Vec<(Arc<Slot>, Changed)> = slots
+            .into_iter()
+            .filter_map(|slot| Some((Arc::clone(&slot), slot.lock().changed()?)))
+            .collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -371,7 +457,13 @@ impl Fleet {
                 };
                 worker::greet(&mut tx, &slot.id, &greeting).await?;
             }
-            worker::seen(&mut tx, &slot.id, changed.saved.last_seen_ms, changed.saved.applied_revision).await?;
+            worker::seen(
+                &mut tx,
+                &slot.id,
+                changed.saved.last_seen_ms,
+                changed.saved.applied_revision,
+            )
+            .await?;
             let rejections: Vec<Rejection> = changed.saved.parked.iter().map(parked_to_store).collect();
             worker::put_rejections(&mut tx, &slot.id, &rejections).await?;
         }
@@ -520,9 +612,15 @@ fn drop_beyond(resources: &mut Vec<v1::ResourceSync>) {
 }
 
 fn parked_from_store(rejection: &Rejection) -> Option<(Key, Parked)> {
-    let key = trunkline_proto::dataplane::v1::ResourceKey { r#type: rejection.kind, name: rejection.name.clone() };
-    let parked =
-        Parked { version: rejection.version, error: rejection.error.clone(), time_ms: rejection.time_ms };
+    let key = trunkline_proto::dataplane::v1::ResourceKey {
+        r#type: rejection.kind,
+        name: rejection.name.clone(),
+    };
+    let parked = Parked {
+        version: rejection.version,
+        error: rejection.error.clone(),
+        time_ms: rejection.time_ms,
+    };
     Some((Key::from_wire(&key)?, parked))
 }
 
@@ -537,5 +635,8 @@ fn parked_to_store((key, parked): (&Key, &Parked)) -> Rejection {
 }
 
 fn milliseconds(timestamp: prost_types::Timestamp) -> i64 {
-    timestamp.seconds.saturating_mul(1000).saturating_add(i64::from(timestamp.nanos) / 1_000_000)
+    timestamp
+        .seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(timestamp.nanos) / 1_000_000)
 }

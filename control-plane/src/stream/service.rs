@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -15,9 +15,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 use trunkline_proto::dataplane::v1::{
-    Command, CommandResult, ControlHeartbeat, HangUp, Hello, StreamConfigurationRequest,
-    StreamConfigurationResponse, command, configuration_service_server::ConfigurationService,
-    stream_configuration_request::Message as FromWorker, stream_configuration_response::Message as ToWorker,
+    Command, CommandResult, ControlHeartbeat, HangUp, Hello, StreamConfigurationRequest, StreamConfigurationResponse,
+    command, configuration_service_server::ConfigurationService, stream_configuration_request::Message as FromWorker,
+    stream_configuration_response::Message as ToWorker,
 };
 
 use super::{
@@ -34,6 +34,8 @@ use crate::{
 const SEND_QUEUE: usize = 32;
 /// First differences made at the same time; after a restart of the control plane all workers come at once.
 const CONCURRENT_HELLOS: usize = 4;
+/// The catalogue follows the store within milliseconds; beyond this a worker is better served with what there is.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// Commands one worker may owe an answer to.
 const OUTSTANDING_COMMANDS: usize = 256;
 
@@ -52,17 +54,20 @@ type Outgoing = mpsc::Sender<Result<StreamConfigurationResponse, Status>>;
 impl ConfigurationStreams {
     /// Streams of `fleet`, until `stop` is cancelled; `tasks` tracks them.
     pub fn new(store: Store, fleet: Fleet, stop: CancellationToken, tasks: TaskTracker) -> Self {
-        Self { store, fleet, admission: Arc::new(Semaphore::new(CONCURRENT_HELLOS)), stop, tasks }
+        Self {
+            store,
+            fleet,
+            admission: Arc::new(Semaphore::new(CONCURRENT_HELLOS)),
+            stop,
+            tasks,
+        }
     }
 
-    async fn serve(
-        self,
-        worker: String,
-        mut incoming: Streaming<StreamConfigurationRequest>,
-        outgoing: Outgoing,
-    ) {
+    async fn serve(self, worker: String, mut incoming: Streaming<StreamConfigurationRequest>, outgoing: Outgoing) {
         let hello = match timeout(self.fleet.limits().silence, incoming.message()).await {
-            Ok(Ok(Some(StreamConfigurationRequest { message: Some(FromWorker::Hello(hello)) }))) => hello,
+            Ok(Ok(Some(StreamConfigurationRequest {
+                message: Some(FromWorker::Hello(hello)),
+            }))) => hello,
             Ok(Ok(Some(_))) => {
                 self.count_end(StreamEnd::Protocol);
                 // Nobody is there to read it when this fails.
@@ -76,7 +81,9 @@ impl ConfigurationStreams {
                 return;
             }
         };
-        let Some(attachment) = self.attach(&worker, hello).await else { return };
+        let Some(attachment) = self.attach(&worker, hello).await else {
+            return;
+        };
         let mut stream = WorkerStream {
             store: &self.store,
             metrics: self.fleet.metrics(),
@@ -97,6 +104,19 @@ impl ConfigurationStreams {
     async fn attach(&self, worker: &str, hello: Hello) -> Option<Attachment> {
         // Closed never; and a worker that gives up waiting is noticed by its stream.
         let _permit = self.admission.acquire().await.ok()?;
+        // A worker that has just enrolled gets its own settings with the first push, and one that comes back gets the
+        // difference to what is, not to what was a moment ago.
+        let current = self.store.revision();
+        let mut catalogue = self.fleet.subscribe();
+        if timeout(
+            CATCH_UP,
+            catalogue.wait_for(|catalogue| catalogue.revision() >= current),
+        )
+        .await
+        .is_err()
+        {
+            warn!(worker, revision = current, "the catalogue does not follow the store");
+        }
         info!(
             worker,
             hostname = hello.hostname,
@@ -108,7 +128,11 @@ impl ConfigurationStreams {
     }
 
     fn count_end(&self, cause: StreamEnd) {
-        self.fleet.metrics().streams_ended.get_or_create(&StreamEndLabels { cause: cause.as_str() }).inc();
+        self.fleet
+            .metrics()
+            .streams_ended
+            .get_or_create(&StreamEndLabels { cause: cause.as_str() })
+            .inc();
     }
 }
 
@@ -125,7 +149,8 @@ impl ConfigurationService for ConfigurationStreams {
             return Err(Status::unavailable("the control plane is going down"));
         }
         let (outgoing, messages) = mpsc::channel(SEND_QUEUE);
-        self.tasks.spawn(self.clone().serve(identity.worker, request.into_inner(), outgoing));
+        self.tasks
+            .spawn(self.clone().serve(identity.worker, request.into_inner(), outgoing));
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
@@ -155,7 +180,7 @@ impl WorkerStream<'_> {
         // What was published between the hello and here counts as news.
         catalogue.mark_changed();
         loop {
-            if let Err(end) = self.act() {
+            if let Err(end) = self.act(fleet) {
                 return end;
             }
             let Some(Some(deadline)) = self.attachment.with_session(|session| session.deadline()) else {
@@ -198,7 +223,7 @@ impl WorkerStream<'_> {
     }
 
     /// Does what the session asks for.
-    fn act(&mut self) -> Result<(), End> {
+    fn act(&mut self, fleet: &Fleet) -> Result<(), End> {
         while let Some(Some(effect)) = self.attachment.with_session(|session| session.poll_effect()) {
             match effect {
                 Effect::Push(push) => {
@@ -214,12 +239,16 @@ impl WorkerStream<'_> {
                 }
                 Effect::Heartbeat => {
                     let time = Some(SystemTime::now().into());
-                    self.send(ToWorker::Heartbeat(ControlHeartbeat { revision: self.store.revision(), time }))?;
+                    self.send(ToWorker::Heartbeat(ControlHeartbeat {
+                        revision: self.store.revision(),
+                        time,
+                    }))?;
                 }
                 Effect::Answered(latency) => self.metrics.push_latency.observe(Metrics::seconds(latency)),
                 Effect::Refused(count) => {
                     self.metrics.rejections.inc_by(count as u64);
                     self.log_refusals();
+                    fleet.note_refusal();
                 }
                 Effect::End(cause, reason) => return Err((cause, reason)),
             }
@@ -232,7 +261,8 @@ impl WorkerStream<'_> {
         let now = Instant::now();
         match message {
             FromWorker::Hello(hello) => {
-                self.attachment.with_session(|session| session.handle_hello(&hello.store_id, &hello.held, now));
+                self.attachment
+                    .with_session(|session| session.handle_hello(&hello.store_id, &hello.held, now));
             }
             FromWorker::PushResult(result) => {
                 let confirmed = self.attachment.with_session(|session| {
@@ -261,7 +291,8 @@ impl WorkerStream<'_> {
     }
 
     fn heard(&self) {
-        self.attachment.with_session(|session| session.handle_heard(Instant::now()));
+        self.attachment
+            .with_session(|session| session.handle_heard(Instant::now()));
     }
 
     fn send_command(&mut self, PendingCommand { call, reply }: PendingCommand) -> Result<(), End> {
@@ -273,7 +304,10 @@ impl WorkerStream<'_> {
         let id = self.next_command;
         self.next_command += 1;
         self.commands.insert(id, reply);
-        self.send(ToWorker::Command(Command { id, command: Some(command::Command::HangUp(HangUp { call })) }))
+        self.send(ToWorker::Command(Command {
+            id,
+            command: Some(command::Command::HangUp(HangUp { call })),
+        }))
     }
 
     /// Never waits: a worker that does not read holds up nothing but its own stream.
@@ -291,7 +325,13 @@ impl WorkerStream<'_> {
         self.attachment.with_session(|session| {
             for (key, parked) in session.parked() {
                 let (resource, version) = (key.name(), parked.version);
-                warn!(worker, resource, version, reason = parked.error, "the worker refuses a resource");
+                warn!(
+                    worker,
+                    resource,
+                    version,
+                    reason = parked.error,
+                    "the worker refuses a resource"
+                );
             }
         });
     }

@@ -51,7 +51,12 @@ impl CatalogueSource {
         let mut view = store.read().await?;
         let catalogue = read_all(&mut view, &store_id).await?;
         metrics.catalogue_revision.set(catalogue.revision());
-        Ok(Self { store, certificates, metrics, published: watch::Sender::new(Arc::new(catalogue)) })
+        Ok(Self {
+            store,
+            certificates,
+            metrics,
+            published: watch::Sender::new(Arc::new(catalogue)),
+        })
     }
 
     /// The catalogue now and every later one, coalesced.
@@ -75,7 +80,10 @@ impl CatalogueSource {
             wait = match self.follow().await {
                 Ok(()) => UPKEEP,
                 Err(error) => {
-                    error!(error = &error as &dyn std::error::Error, "take the configuration over from the store");
+                    error!(
+                        error = &error as &dyn std::error::Error,
+                        "take the configuration over from the store"
+                    );
                     RETRY
                 }
             };
@@ -129,7 +137,9 @@ async fn upkeep(store: &Store, certificates: &TrunkCertificates) -> Result<(), S
     certificates.reconcile(store, SystemTime::now()).await?;
     let due = {
         let mut view = store.read().await?;
-        installation::nonce_key_age(view.conn(), crate::store::now_ms()).await?.is_none_or(|age| age > NONCE_KEY_AGE_MS)
+        installation::nonce_key_age(view.conn(), crate::store::now_ms())
+            .await?
+            .is_none_or(|age| age > NONCE_KEY_AGE_MS)
     };
     if due {
         let mut tx = store.write().await?;
@@ -168,9 +178,10 @@ async fn read_one(view: &mut ReadTx, catalogue: &mut Catalogue, key: &Key, versi
     let cipher = view.cipher();
     let name = key.name();
     let found = match key.kind() {
-        ResourceKind::Trunk => {
-            trunk::find(view.conn(), name).await?.map(|trunk| put_trunk(catalogue, trunk)).is_some()
-        }
+        ResourceKind::Trunk => trunk::find(view.conn(), name)
+            .await?
+            .map(|trunk| put_trunk(catalogue, trunk))
+            .is_some(),
         ResourceKind::TlsIdentity => tls_identity::find(view.conn(), &cipher, name)
             .await?
             .map(|identity| put_identity(catalogue, identity))
@@ -186,9 +197,10 @@ async fn read_one(view: &mut ReadTx, catalogue: &mut Catalogue, key: &Key, versi
             }
             None => false,
         },
-        ResourceKind::Route => {
-            route::find(view.conn(), name).await?.map(|route| put_route(catalogue, route)).is_some()
-        }
+        ResourceKind::Route => route::find(view.conn(), name)
+            .await?
+            .map(|route| put_route(catalogue, route))
+            .is_some(),
         ResourceKind::WorkerSettings => true,
     };
     if !found {
@@ -202,7 +214,9 @@ async fn read_worker_settings(view: &mut ReadTx, catalogue: &mut Catalogue) -> R
     let cipher = view.cipher();
     let nonce_keys = installation::nonce_keys(view.conn(), &cipher).await?;
     let settings = settings::find(view.conn()).await?;
-    let shared = nonce_keys.version.max(settings.as_ref().map_or(0, |settings| settings.version));
+    let shared = nonce_keys
+        .version
+        .max(settings.as_ref().map_or(0, |settings| settings.version));
     let pci_dss_enabled = settings.is_some_and(|settings| settings.message.pci_dss_enabled());
     for (id, drain, version) in worker::drain_flags(view.conn()).await? {
         let name = worker::resource_name(&id);
@@ -211,23 +225,45 @@ async fn read_worker_settings(view: &mut ReadTx, catalogue: &mut Catalogue) -> R
             pci_dss_enabled,
             drain,
         };
-        put(catalogue, ResourceKind::WorkerSettings, &name, shared.max(version), Body::WorkerSettings(body));
+        put(
+            catalogue,
+            ResourceKind::WorkerSettings,
+            &name,
+            shared.max(version),
+            Body::WorkerSettings(body),
+        );
     }
     Ok(())
 }
 
 fn put_trunk(catalogue: &mut Catalogue, stored: Stored<trunkline_proto::v1::Trunk>) {
     let name = stored.message.name.clone();
-    put(catalogue, ResourceKind::Trunk, &name, stored.version, Body::Trunk(stored.message));
+    put(
+        catalogue,
+        ResourceKind::Trunk,
+        &name,
+        stored.version,
+        Body::Trunk(stored.message),
+    );
 }
 
 fn put_identity(catalogue: &mut Catalogue, stored: Stored<trunkline_proto::dataplane::v1::TlsIdentity>) {
     let name = stored.message.trunk.clone();
-    put(catalogue, ResourceKind::TlsIdentity, &name, stored.version, Body::TlsIdentity(stored.message));
+    put(
+        catalogue,
+        ResourceKind::TlsIdentity,
+        &name,
+        stored.version,
+        Body::TlsIdentity(stored.message),
+    );
 }
 
 fn put_credential(catalogue: &mut Catalogue, stored: WorkerCredential) {
-    let WorkerCredential { credential: Stored { message, version }, realm, ha1 } = stored;
+    let WorkerCredential {
+        credential: Stored { message, version },
+        realm,
+        ha1,
+    } = stored;
     let body = Credential {
         enabled: message.enabled(),
         name: message.name,
@@ -239,7 +275,13 @@ fn put_credential(catalogue: &mut Catalogue, stored: WorkerCredential) {
         ha1_sha512_256: hex(&ha1.sha512_256),
     };
     let name = body.name.clone();
-    put(catalogue, ResourceKind::Credential, &name, version, Body::Credential(body));
+    put(
+        catalogue,
+        ResourceKind::Credential,
+        &name,
+        version,
+        Body::Credential(body),
+    );
 }
 
 async fn put_line(
@@ -260,12 +302,22 @@ async fn put_line(
 
 fn put_route(catalogue: &mut Catalogue, stored: Stored<trunkline_proto::v1::Route>) {
     let name = stored.message.name.clone();
-    put(catalogue, ResourceKind::Route, &name, stored.version, Body::Route(stored.message));
+    put(
+        catalogue,
+        ResourceKind::Route,
+        &name,
+        stored.version,
+        Body::Route(stored.message),
+    );
 }
 
 fn put(catalogue: &mut Catalogue, kind: ResourceKind, name: &str, version: i64, body: Body) {
     let key = Key::new(kind, name);
-    let resource = Resource { key: Some(key.to_wire()), version, body: Some(body) };
+    let resource = Resource {
+        key: Some(key.to_wire()),
+        version,
+        body: Some(body),
+    };
     catalogue.put(key, resource);
 }
 
@@ -274,9 +326,11 @@ fn worker_id(name: &str) -> Option<&str> {
 }
 
 fn hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::with_capacity(octets.len() * 2), |mut text, octet| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{octet:02x}");
-        text
-    })
+    octets
+        .iter()
+        .fold(String::with_capacity(octets.len() * 2), |mut text, octet| {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{octet:02x}");
+            text
+        })
 }

@@ -53,7 +53,7 @@ impl Control {
     /// Goes down and comes back over the same state.
     pub async fn restart(self) -> Self {
         let Self { directory, app, limits } = self;
-        app.stop().await;
+        within(app.stop(std::future::pending())).await;
         let app = App::start(&options(directory.path(), limits)).await.unwrap();
         Self { directory, app, limits }
     }
@@ -63,7 +63,10 @@ impl Control {
     }
 
     pub fn admin_token(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("admin.token")).unwrap().trim().to_owned()
+        std::fs::read_to_string(self.directory.path().join("admin.token"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     pub async fn api_channel(&self) -> Channel {
@@ -81,7 +84,13 @@ impl Control {
 
     pub async fn join_token(&self) -> String {
         let request = v1::CreateJoinTokenRequest { ttl: None, max_uses: 1 };
-        self.workers().await.create_join_token(request).await.unwrap().into_inner().token
+        self.workers()
+            .await
+            .create_join_token(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .token
     }
 
     /// A channel to the data-plane port, with a client certificate or without.
@@ -100,7 +109,10 @@ impl Control {
         let token = self.join_token().await;
         let answer = self.enroll_with(&token, &key, id).await.unwrap();
         assert_eq!(answer.worker, format!("workers/{id}"));
-        WorkerKey { chain_pem: answer.certificate.unwrap().chain_pem, key_pem: key.serialize_pem() }
+        WorkerKey {
+            chain_pem: answer.certificate.unwrap().chain_pem,
+            key_pem: key.serialize_pem(),
+        }
     }
 
     pub async fn enroll_with(&self, token: &str, key: &KeyPair, id: &str) -> Result<EnrollResponse, Status> {
@@ -116,13 +128,28 @@ impl Control {
 
     /// Creates a trunk over the API and answers it.
     pub async fn create_trunk(&self, id: &str, port: u32) -> v1::Trunk {
-        let trunk = v1::Trunk { display_name: id.to_owned(), listen_port: Some(port), ..v1::Trunk::default() };
+        let trunk = v1::Trunk {
+            display_name: id.to_owned(),
+            listen_port: Some(port),
+            ..v1::Trunk::default()
+        };
         self.create(id, trunk).await
     }
 
     pub async fn create(&self, id: &str, trunk: v1::Trunk) -> v1::Trunk {
-        let request = v1::CreateTrunkRequest { trunk_id: id.to_owned(), trunk: Some(trunk), ..Default::default() };
-        self.trunks().await.create_trunk(request).await.unwrap().into_inner().trunk.unwrap()
+        let request = v1::CreateTrunkRequest {
+            trunk_id: id.to_owned(),
+            trunk: Some(trunk),
+            ..Default::default()
+        };
+        self.trunks()
+            .await
+            .create_trunk(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .trunk
+            .unwrap()
     }
 
     /// Changes the display name, the cheapest change there is.
@@ -133,20 +160,35 @@ impl Control {
                 display_name: display_name.to_owned(),
                 ..v1::Trunk::default()
             }),
-            update_mask: Some(prost_types::FieldMask { paths: vec!["display_name".into()] }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec!["display_name".into()],
+            }),
             ..Default::default()
         };
         self.trunks().await.update_trunk(request).await.unwrap();
     }
 
     pub async fn delete_trunk(&self, id: &str) {
-        let request = v1::DeleteTrunkRequest { name: format!("trunks/{id}"), force: true, ..Default::default() };
+        let request = v1::DeleteTrunkRequest {
+            name: format!("trunks/{id}"),
+            force: true,
+            ..Default::default()
+        };
         self.trunks().await.delete_trunk(request).await.unwrap();
     }
 
     pub async fn worker(&self, id: &str) -> v1::Worker {
-        let request = v1::GetWorkerRequest { name: format!("workers/{id}") };
-        self.workers().await.get_worker(request).await.unwrap().into_inner().worker.unwrap()
+        let request = v1::GetWorkerRequest {
+            name: format!("workers/{id}"),
+        };
+        self.workers()
+            .await
+            .get_worker(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .worker
+            .unwrap()
     }
 
     /// Body of a page of the metrics listener.
@@ -178,12 +220,19 @@ fn options(state_dir: &Path, limits: Limits) -> Options {
 }
 
 async fn connect(endpoint: &str, tls: ClientTlsConfig) -> Channel {
-    let endpoint = Endpoint::from_shared(endpoint.to_owned()).unwrap().tls_config(tls).unwrap();
+    let endpoint = Endpoint::from_shared(endpoint.to_owned())
+        .unwrap()
+        .tls_config(tls)
+        .unwrap();
     within(endpoint.connect()).await.unwrap()
 }
 
 pub fn certificate_request(key: &KeyPair) -> Vec<u8> {
-    CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
+    CertificateParams::default()
+        .serialize_request(key)
+        .unwrap()
+        .der()
+        .to_vec()
 }
 
 /// An API client's channel.
@@ -227,10 +276,15 @@ impl Stream {
         let channel = control.worker_channel(Some(key.identity())).await;
         let (outgoing, requests) = mpsc::channel(64);
         send(&outgoing, ToControl::Hello(hello)).await;
-        let mut client =
-            ConfigurationServiceClient::new(channel.clone()).max_decoding_message_size(32 * 1024 * 1024);
-        let incoming = within(client.stream_configuration(ReceiverStream::new(requests))).await?.into_inner();
-        Ok(Self { outgoing, incoming, channel })
+        let mut client = ConfigurationServiceClient::new(channel.clone()).max_decoding_message_size(32 * 1024 * 1024);
+        let incoming = within(client.stream_configuration(ReceiverStream::new(requests)))
+            .await?
+            .into_inner();
+        Ok(Self {
+            outgoing,
+            incoming,
+            channel,
+        })
     }
 
     pub async fn send(&self, message: ToControl) {
@@ -249,7 +303,12 @@ impl Stream {
     }
 
     pub async fn heartbeat(&self, revision: i64) {
-        self.send(ToControl::Heartbeat(WorkerHeartbeat { revision, time: None, active_calls: 3 })).await;
+        self.send(ToControl::Heartbeat(WorkerHeartbeat {
+            revision,
+            time: None,
+            active_calls: 3,
+        }))
+        .await;
     }
 
     /// The next message; the final status as an error.
@@ -275,7 +334,11 @@ impl Stream {
     }
 
     pub async fn refuse(&self, push: &ConfigurationPush, rejections: Vec<ResourceRejection>) {
-        let result = PushResult { nonce: push.nonce, revision: push.revision, rejections };
+        let result = PushResult {
+            nonce: push.nonce,
+            revision: push.revision,
+            rejections,
+        };
         self.send(ToControl::PushResult(result)).await;
     }
 
@@ -294,7 +357,9 @@ impl Stream {
 }
 
 async fn send(outgoing: &mpsc::Sender<StreamConfigurationRequest>, message: ToControl) {
-    within(outgoing.send(StreamConfigurationRequest { message: Some(message) })).await.unwrap();
+    within(outgoing.send(StreamConfigurationRequest { message: Some(message) }))
+        .await
+        .unwrap();
 }
 
 pub fn hello(boot_id: &str) -> Hello {
@@ -308,11 +373,18 @@ pub fn hello(boot_id: &str) -> Hello {
 }
 
 pub fn held(resource: &Resource) -> HeldResource {
-    HeldResource { key: resource.key.clone(), version: resource.version }
+    HeldResource {
+        key: resource.key.clone(),
+        version: resource.version,
+    }
 }
 
 pub fn rejection(resource: &Resource, error: &str) -> ResourceRejection {
-    ResourceRejection { key: resource.key.clone(), version: resource.version, error: error.into() }
+    ResourceRejection {
+        key: resource.key.clone(),
+        version: resource.version,
+        error: error.into(),
+    }
 }
 
 pub fn names(keys: &[ResourceKey]) -> Vec<&str> {
@@ -320,7 +392,10 @@ pub fn names(keys: &[ResourceKey]) -> Vec<&str> {
 }
 
 pub fn upserted(push: &ConfigurationPush) -> Vec<&str> {
-    push.upserts.iter().map(|resource| resource.key.as_ref().unwrap().name.as_str()).collect()
+    push.upserts
+        .iter()
+        .map(|resource| resource.key.as_ref().unwrap().name.as_str())
+        .collect()
 }
 
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
