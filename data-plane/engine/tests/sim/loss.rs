@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use trunkline_shared::call::EndReason;
 use trunkline_sip::method::Method;
 
@@ -79,4 +81,50 @@ fn a_repeated_answer_gets_the_same_answer_body() {
     assert!(!bodies.is_empty() && bodies.iter().all(|body| *body == bodies[0]));
     world.act(alice, |phone, now| phone.bye(now));
     world.finish();
+}
+
+#[test]
+fn damaged_messages_break_nothing() {
+    let (mut world, alice, bob) = World::pair();
+    world.phones[bob].auto = Auto::Reliable;
+    world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+    world.run_seconds(2);
+    world.act(bob, |phone, now| phone.reinvite(now, "sendonly"));
+    world.run_seconds(2);
+    world.act(alice, |phone, now| phone.bye(now));
+    world.run_seconds(2);
+    let heard = std::mem::take(&mut world.heard);
+    let mut rng = StdRng::seed_from_u64(7);
+    for round in 0..4000 {
+        let mut bytes = heard[round % heard.len()].to_vec();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(0..bytes.len());
+            match rng.random_range(0..4) {
+                0 => bytes[at] = rng.random(),
+                1 => bytes.truncate(at.max(1)),
+                2 => bytes.insert(at, rng.random()),
+                _ => {
+                    let other = &heard[rng.random_range(0..heard.len())];
+                    bytes.truncate(at.max(1));
+                    bytes.extend_from_slice(&other[at.min(other.len())..]);
+                }
+            }
+        }
+        let (now, flow) = (world.clock(), world.flow(alice));
+        world.engine.handle_message(now, &world.env, flow, bytes.into());
+        while world.engine.poll_effect().is_some() {}
+    }
+    for _ in 0..2000 {
+        let now = world.clock();
+        world.engine.handle_timeout(now, &world.env);
+        while world.engine.poll_effect().is_some() {}
+        world.now += Duration::from_secs(2);
+    }
+    assert_eq!(world.engine.gauges().transactions, 0);
+    assert_eq!(
+        world.engine.gauges().active_calls,
+        0,
+        "nobody answers, so every call is given up"
+    );
+    assert_eq!((world.env.leases(), world.env.slots_taken()), (0, 0));
 }

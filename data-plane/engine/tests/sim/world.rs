@@ -56,7 +56,8 @@ pub struct World {
     serial: u64,
     rng: StdRng,
     version: i64,
-    pub sent_to: Vec<SocketAddr>,
+    /// Every message of a phone.
+    pub heard: Vec<Bytes>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +114,7 @@ impl World {
             serial: 0,
             rng: StdRng::seed_from_u64(seed.wrapping_add(1)),
             version: 0,
-            sent_to: Vec::new(),
+            heard: Vec::new(),
         };
         let listener = |trunk: &str, transport, address: &str| Listener {
             trunk: TrunkId::new(trunk).expect("a trunk id"),
@@ -371,7 +372,8 @@ impl World {
         for phone in 0..self.phones.len() {
             while let Some(bytes) = self.phones[phone].out.pop_front() {
                 let reliable = self.phones[phone].transport != "UDP";
-                self.send(What::ToEdge(phone, bytes.clone()), reliable);
+                self.heard.push(bytes.clone());
+                self.send(What::ToEdge(phone, bytes), reliable);
             }
         }
         while let Some(effect) = self.engine.poll_effect() {
@@ -395,7 +397,6 @@ impl World {
 
     fn transmit(&mut self, to: &Destination, bytes: Bytes, token: Option<u64>) {
         let remote = to.remote();
-        self.sent_to.push(remote);
         if self.unreachable.contains(&remote) {
             if let Some(token) = token {
                 self.send(What::Failed(token), true);
