@@ -1,5 +1,7 @@
 //! How callers and workers prove who they are.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
+
 mod support;
 
 use rcgen::KeyPair;

@@ -146,9 +146,12 @@ pub fn worker_config(
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()))
         .allow_unauthenticated()
         .build()?;
-    let config = builder()?
+    let mut config = builder()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
+    // A resumed session would carry a certificate past its end.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(http2(config))
 }
 

@@ -199,6 +199,7 @@ impl Fleet {
                 catalogue,
                 limits,
                 metrics,
+                unsaved: Notify::new(),
             }),
         })
     }
