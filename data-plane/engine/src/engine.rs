@@ -128,6 +128,8 @@ pub struct Engine {
     /// Digest failures by Call-ID: a chain of challenges is given up after a few.
     pub(crate) failures: Failures,
     serial: u64,
+    /// Retransmissions counted so far.
+    retransmitted: u64,
     effects: VecDeque<Effect>,
 }
 
@@ -179,6 +181,7 @@ impl Engine {
             refusal_reports: None,
             failures: Failures::default(),
             serial: 0,
+            retransmitted: 0,
             effects: VecDeque::new(),
         }
     }
@@ -338,6 +341,12 @@ impl Engine {
             };
             self.handle_event(cx, event);
         }
+        let stats = self.transactions.stats();
+        let retransmitted = stats.requests_retransmitted + stats.answers_retransmitted;
+        for _ in self.retransmitted..retransmitted {
+            cx.env.count(Counter::RetransmissionsSent);
+        }
+        self.retransmitted = retransmitted;
     }
 
     fn note_transmit_failure(&mut self, client: ClientTransactionId, failure: TransmitFailure) {

@@ -117,11 +117,11 @@ impl Engine {
             }
             Err(_) => self.reply(cx, &inbound, StatusCode::SERVER_INTERNAL_ERROR),
         }
-        self.take_effect(cx, call, effect, requester, response.cseq_method());
+        self.take_effect(cx, call, effect, requester);
     }
 
     /// What a response means for the call as a whole.
-    fn take_effect(&mut self, cx: Cx<'_>, call: &mut Call, effect: Effect, requester: Side, method: &Method) {
+    fn take_effect(&mut self, cx: Cx<'_>, call: &mut Call, effect: Effect, requester: Side) {
         match effect {
             Effect::Continues | Effect::Confirmed => {}
             Effect::Terminated => {
@@ -131,11 +131,11 @@ impl Engine {
                 };
                 self.end_from_peer(cx, call, Ending::released(reason));
             }
-            // The one that was asked has lost the call; the one that asked ends it by itself (RFC 3261 §12.2.1.2), and
-            // its BYE is answered here.
+            // The one that was asked has lost the call; the one that asked may not know what that means
+            // (RFC 3261 §12.2.1.2), so both are told.
             Effect::Failed => {
-                debug_assert!(matches!(method, Method::Invite | Method::Update));
-                self.end_from_peer(cx, call, Ending::released(EndReason::TargetRefused));
+                let reason = "SIP;cause=481;text=\"Call lost\"";
+                self.release_both(cx, call, reason, Ending::released(EndReason::TargetRefused));
             }
         }
     }
@@ -240,7 +240,7 @@ impl Engine {
                 engine.reject_offer(cx, call, branch);
             }
             if method == Method::Bye {
-                engine.take_effect(cx, call, Effect::Terminated, requester, &method);
+                engine.take_effect(cx, call, Effect::Terminated, requester);
             }
         });
         match (method, reject) {

@@ -193,6 +193,27 @@ fn a_late_answer_after_the_dial_timeout_is_ended() {
     world.trunk("other", |trunk| {
         trunk.max_dial_timeout = std::time::Duration::from_secs(5)
     });
+    world.phones[first].auto = Auto::Ring;
+    world.act(alice, |phone, now| phone.invite(now, "0123", &[]));
+    world.run(std::time::Duration::from_millis(4900));
+    // The first CANCEL is lost, and so is what the caller is told; the line answers before the next one.
+    world.loss = 1.0;
+    world.run(std::time::Duration::from_millis(300));
+    world.loss = 0.0;
+    world.act(first, |phone, now| phone.answer_now(now, 0));
+    world.run_seconds(5);
+    assert_eq!(world.phones[first].got(&Method::Ack), 1);
+    assert_eq!(world.phones[first].got(&Method::Bye), 1);
+    assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&408));
+    world.finish();
+}
+
+#[test]
+fn a_line_that_never_says_anything_is_not_cancelled() {
+    let (mut world, alice, first, _) = two_lines();
+    world.trunk("other", |trunk| {
+        trunk.max_dial_timeout = std::time::Duration::from_secs(5)
+    });
     world.phones[first].auto = Auto::Silent;
     world.act(alice, |phone, now| phone.invite(now, "0123", &[]));
     world.run_seconds(6);
@@ -200,7 +221,7 @@ fn a_late_answer_after_the_dial_timeout_is_ended() {
     assert_eq!(
         world.phones[first].got(&Method::Cancel),
         0,
-        "no provisional response, no CANCEL yet"
+        "no CANCEL before a provisional response"
     );
     world.finish();
 }

@@ -50,6 +50,37 @@ fn the_callee_may_reinvite() {
 }
 
 #[test]
+fn a_refused_reinvite_leaves_the_media_as_it_was() {
+    let (mut world, alice, bob) = in_call();
+    world.phones[bob].auto = Auto::Refuse(488, None);
+    world.act(alice, |phone, now| phone.reinvite(now, "sendonly"));
+    world.run_seconds(1);
+    assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&488));
+    assert_eq!(direction(&world, LegId::A), Direction::SendRecv);
+    world.act(bob, |phone, now| phone.reinvite(now, "sendonly"));
+    world.run_seconds(1);
+    assert_eq!(
+        direction(&world, LegId::B),
+        Direction::RecvOnly,
+        "the next offer is free to be made"
+    );
+    world.act(alice, |phone, now| phone.bye(now));
+    world.finish();
+}
+
+#[test]
+fn a_phone_that_has_lost_the_call_ends_it_for_both() {
+    let (mut world, alice, bob) = in_call();
+    world.phones[bob].auto = Auto::Refuse(481, None);
+    world.act(alice, |phone, now| phone.reinvite(now, "sendonly"));
+    world.run_seconds(1);
+    assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&481));
+    assert_eq!(world.phones[alice].got(&Method::Bye), 1);
+    assert_eq!(world.end().reason, EndReason::TargetRefused);
+    world.finish();
+}
+
+#[test]
 fn an_update_renegotiates_media() {
     let (mut world, alice, bob) = in_call();
     let body = {

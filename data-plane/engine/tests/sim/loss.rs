@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use trunkline_engine::metrics::Counter;
 use trunkline_shared::call::EndReason;
 use trunkline_sip::method::Method;
 
@@ -59,6 +60,11 @@ fn a_phone_that_is_gone_costs_the_caller_a_408() {
     world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
     world.run_seconds(130);
     assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&408));
+    assert_eq!(
+        world.env.counted(Counter::RetransmissionsSent),
+        6,
+        "timer A, seven INVITEs in all"
+    );
     world.finish();
 }
 

@@ -48,6 +48,11 @@ impl Phone {
         }
         let tag = self.tag();
         match request.method() {
+            Method::Invite if matches!(self.auto, Auto::Refuse(..)) => {
+                if let Auto::Refuse(status, _) = self.auto {
+                    self.respond(now, server, request, status, &tag, &[], None);
+                }
+            }
             Method::Invite | Method::Update if !request.body().is_empty() => {
                 let offer = String::from_utf8_lossy(request.body()).into_owned();
                 let direction = if offer.contains("a=sendonly") {
