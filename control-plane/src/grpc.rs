@@ -41,7 +41,9 @@ pub struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,7 +55,9 @@ impl std::fmt::Debug for State {
 /// Never: the descriptors were written by the build.
 pub async fn routes(state: State) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<v1::trunk_service_server::TrunkServiceServer<State>>().await;
+    health
+        .set_serving::<v1::trunk_service_server::TrunkServiceServer<State>>()
+        .await;
     let mut routes = Routes::builder();
     routes
         .add_service(v1::audit_service_server::AuditServiceServer::new(state.clone()))
@@ -63,7 +67,9 @@ pub async fn routes(state: State) -> Routes {
                 .max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(v1::line_service_server::LineServiceServer::new(state.clone()))
-        .add_service(v1::registration_service_server::RegistrationServiceServer::new(state.clone()))
+        .add_service(v1::registration_service_server::RegistrationServiceServer::new(
+            state.clone(),
+        ))
         .add_service(v1::route_service_server::RouteServiceServer::new(state.clone()))
         .add_service(v1::settings_service_server::SettingsServiceServer::new(state.clone()))
         .add_service(v1::token_service_server::TokenServiceServer::new(state.clone()))
@@ -84,7 +90,9 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let public = role::public_services().into_iter().chain(["grpc.health.v1.Health".to_owned()]);
+    let public = role::public_services()
+        .into_iter()
+        .chain(["grpc.health.v1.Health".to_owned()]);
     public.fold(builder, |builder, service| builder.with_service_name(service))
 }
 

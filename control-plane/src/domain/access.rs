@@ -22,10 +22,16 @@ pub async fn explain(store: &Store, request: &v1::ExplainAccessRequest) -> Resul
     }
     let source = findings.settle(source)?;
     let mut view = store.read().await?;
-    let trunk = trunk::find(view.conn(), &request.name).await?.ok_or_else(|| Error::not_found(&request.name))?.message;
+    let trunk = trunk::find(view.conn(), &request.name)
+        .await?
+        .ok_or_else(|| Error::not_found(&request.name))?
+        .message;
     let list = access_list(&trunk);
     if !list.use_source_address() && request.via.trim().is_empty() {
-        return Err(Error::field("via", "is needed: the trunk does not go by the source address"));
+        return Err(Error::field(
+            "via",
+            "is needed: the trunk does not go by the source address",
+        ));
     }
     let decision = list.decide(source, via_address(&request.via));
     let (kind, entry) = match decision.by {
@@ -46,7 +52,11 @@ pub async fn explain(store: &Store, request: &v1::ExplainAccessRequest) -> Resul
 }
 
 fn explanation(decision: &Decision, list: &AccessList) -> String {
-    let origin = if list.use_source_address() { "source address" } else { "originating address of the Via" };
+    let origin = if list.use_source_address() {
+        "source address"
+    } else {
+        "originating address of the Via"
+    };
     let address = decision.address.map(|address| address.to_string()).unwrap_or_default();
     match decision.by {
         DecidedBy::AllowEntry { entry, .. } => {

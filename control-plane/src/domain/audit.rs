@@ -12,15 +12,19 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Invalid`] for a bad page size or token.
-pub async fn list(
-    store: &Store,
-    request: &v1::ListAuditEntriesRequest,
-) -> Result<v1::ListAuditEntriesResponse, Error> {
+pub async fn list(store: &Store, request: &v1::ListAuditEntriesRequest) -> Result<v1::ListAuditEntriesResponse, Error> {
     const LIST: &str = "ListAuditEntries";
     let cipher = store.cipher();
     let resource = request.resource.as_str();
     let mut findings = Findings::default();
-    let page = Page::read(cipher, LIST, resource, request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        resource,
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     // The token is ours: its key is the id of the last entry.
@@ -29,7 +33,10 @@ pub async fn list(
     let mut entries = audit::list(view.conn(), before, filter, page.fetch()).await?;
     let next_page_token = page.cut(cipher, LIST, resource, &mut entries, |(id, _)| id.to_string());
     let audit_entries = entries.into_iter().map(|(_, entry)| entry).collect();
-    Ok(v1::ListAuditEntriesResponse { audit_entries, next_page_token })
+    Ok(v1::ListAuditEntriesResponse {
+        audit_entries,
+        next_page_token,
+    })
 }
 
 /// Notes a refused action; `code` is the canonical name of the gRPC code.

@@ -20,7 +20,9 @@ use crate::{
 pub async fn get(store: &Store, name: &str) -> Result<v1::Call, Error> {
     let id = id(name)?;
     let mut view = store.read().await?;
-    call::find(view.conn(), &id.name()).await?.ok_or_else(|| Error::not_found(name))
+    call::find(view.conn(), &id.name())
+        .await?
+        .ok_or_else(|| Error::not_found(name))
 }
 
 /// A page of calls, newest first.
@@ -31,16 +33,31 @@ pub async fn list(store: &Store, request: &v1::ListCallsRequest) -> Result<v1::L
     const LIST: &str = "ListCalls";
     let cipher = store.cipher();
     let filter = request.filter.clone().unwrap_or_default();
-    let binding = filter.encode_to_vec().iter().map(|octet| format!("{octet:02x}")).collect::<String>();
+    let binding = filter
+        .encode_to_vec()
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect::<String>();
     let mut findings = Findings::default();
     let query = query(&filter, &mut findings);
-    let page = Page::read(cipher, LIST, &binding, request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        &binding,
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    let after: Option<CallPosition> =
-        page.after.split_once('/').and_then(|(start, id)| Some((start.parse().ok()?, id.to_owned())));
+    let after: Option<CallPosition> = page
+        .after
+        .split_once('/')
+        .and_then(|(start, id)| Some((start.parse().ok()?, id.to_owned())));
     let mut found = call::list(view.conn(), &query, after.as_ref(), page.fetch()).await?;
-    let next_page_token = page.cut(cipher, LIST, &binding, &mut found, |((start, id), _)| format!("{start}/{id}"));
+    let next_page_token = page.cut(cipher, LIST, &binding, &mut found, |((start, id), _)| {
+        format!("{start}/{id}")
+    });
     let calls = found.into_iter().map(|(_, call)| call).collect();
     Ok(v1::ListCallsResponse { calls, next_page_token })
 }
@@ -77,7 +94,9 @@ pub fn check_trunk_filter(trunk: &str) -> Result<(), Error> {
     if trunk.is_empty() {
         return Ok(());
     }
-    TrunkId::parse_name(trunk).map(|_| ()).map_err(|error| Error::field("trunk", error.to_string()))
+    TrunkId::parse_name(trunk)
+        .map(|_| ())
+        .map_err(|error| Error::field("trunk", error.to_string()))
 }
 
 fn query(filter: &v1::CallFilter, findings: &mut Findings) -> CallQuery {
@@ -94,7 +113,9 @@ fn query(filter: &v1::CallFilter, findings: &mut Findings) -> CallQuery {
         }
     };
     let ms = |time: prost_types::Timestamp| {
-        time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
+        time.seconds
+            .saturating_mul(1000)
+            .saturating_add(i64::from(time.nanos / 1_000_000))
     };
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     CallQuery {

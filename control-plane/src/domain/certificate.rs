@@ -21,9 +21,10 @@ pub(super) fn check(trunk: &v1::Trunk) -> Option<FieldViolation> {
     };
     match CertifiedKey::from_der(chain, key, &default_provider()) {
         Ok(_) => None,
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            Some(FieldViolation::new(KEY, "is not the key of the first certificate in certificate_pem"))
-        }
+        Err(rustls::Error::InconsistentKeys(_)) => Some(FieldViolation::new(
+            KEY,
+            "is not the key of the first certificate in certificate_pem",
+        )),
         // What the library says of a key it cannot use holds nothing of the key.
         Err(error) => Some(FieldViolation::new(KEY, format!("cannot be used: {error}"))),
     }
@@ -44,7 +45,11 @@ mod tests {
             private_key_pem: key.to_owned(),
             ..Default::default()
         };
-        check(&v1::Trunk { tls: Some(tls), ..Default::default() }).map(|violation| violation.field)
+        check(&v1::Trunk {
+            tls: Some(tls),
+            ..Default::default()
+        })
+        .map(|violation| violation.field)
     }
 
     #[test]

@@ -43,7 +43,14 @@ static CONTRACT: LazyLock<HashMap<String, HashMap<u32, Field>>> = LazyLock::new(
                 let repeated = field.label() == field_descriptor_proto::Label::Repeated;
                 let message = (field.r#type() == field_descriptor_proto::Type::Message)
                     .then(|| field.type_name().trim_start_matches('.').to_owned());
-                Some((number, Field { name: field.name().to_owned(), repeated, message }))
+                Some((
+                    number,
+                    Field {
+                        name: field.name().to_owned(),
+                        repeated,
+                        message,
+                    },
+                ))
             });
             let fields: HashMap<u32, Field> = fields.collect();
             messages.insert(format!("{package}.{}", message.name()), fields);
@@ -81,7 +88,9 @@ fn differences(message: &str, before: &[u8], after: &[u8], prefix: &str, paths: 
 fn split(mut message: &[u8]) -> HashMap<u32, Vec<Vec<u8>>> {
     let mut fields: HashMap<u32, Vec<Vec<u8>>> = HashMap::new();
     while message.has_remaining() {
-        let Ok((number, wire_type)) = decode_key(&mut message) else { break };
+        let Ok((number, wire_type)) = decode_key(&mut message) else {
+            break;
+        };
         let length = match wire_type {
             WireType::Varint => match decode_varint(&mut message) {
                 Ok(value) => {
@@ -99,7 +108,9 @@ fn split(mut message: &[u8]) -> HashMap<u32, Vec<Vec<u8>>> {
             // Groups do not exist in proto3.
             WireType::StartGroup | WireType::EndGroup => break,
         };
-        let Some((value, rest)) = message.split_at_checked(length) else { break };
+        let Some((value, rest)) = message.split_at_checked(length) else {
+            break;
+        };
         fields.entry(number).or_default().push(value.to_vec());
         message = rest;
     }
@@ -118,14 +129,20 @@ mod tests {
 
     #[test]
     fn nothing_changed_is_nothing_listed() {
-        let trunk = v1::Trunk { max_calls: Some(4), ..Default::default() };
+        let trunk = v1::Trunk {
+            max_calls: Some(4),
+            ..Default::default()
+        };
         assert!(changed(&trunk, &trunk.clone()).is_empty());
     }
 
     #[test]
     fn paths_reach_into_messages_and_stop_at_lists() {
         let before = v1::Trunk {
-            acl: Some(v1::AccessControl { allow: vec!["192.0.2.1".into()], ..Default::default() }),
+            acl: Some(v1::AccessControl {
+                allow: vec!["192.0.2.1".into()],
+                ..Default::default()
+            }),
             max_calls: Some(4),
             ..Default::default()
         };
@@ -135,19 +152,32 @@ mod tests {
                 allow_all: Some(false),
                 ..Default::default()
             }),
-            tls: Some(v1::TlsSettings { version: 5, ..Default::default() }),
+            tls: Some(v1::TlsSettings {
+                version: 5,
+                ..Default::default()
+            }),
             max_dial_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
             ..Default::default()
         };
         assert_eq!(
             changed(&before, &after),
-            ["acl.allow", "acl.allow_all", "max_calls", "max_dial_timeout", "tls.version"]
+            [
+                "acl.allow",
+                "acl.allow_all",
+                "max_calls",
+                "max_dial_timeout",
+                "tls.version"
+            ]
         );
     }
 
     #[test]
     fn the_servers_own_fields_are_left_out() {
-        let after = v1::Trunk { etag: "x".into(), update_time: Some(Default::default()), ..Default::default() };
+        let after = v1::Trunk {
+            etag: "x".into(),
+            update_time: Some(Default::default()),
+            ..Default::default()
+        };
         assert!(changed(&v1::Trunk::default(), &after).is_empty());
     }
 }

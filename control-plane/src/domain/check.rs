@@ -29,29 +29,42 @@ impl Findings {
     /// Takes over what was found in a part of the request, at `prefix`.
     pub(super) fn absorb(&mut self, prefix: &str, other: Self) {
         let Self { fields, preconditions } = other;
-        self.fields.extend(fields.into_iter().map(|FieldViolation { field, description }| {
-            FieldViolation { field: format!("{prefix}{field}"), description }
-        }));
-        self.preconditions.extend(
-            preconditions
+        self.fields.extend(
+            fields
                 .into_iter()
-                .map(|violation| PreconditionViolation { subject: format!("{prefix}{}", violation.subject), ..violation }),
+                .map(|FieldViolation { field, description }| FieldViolation {
+                    field: format!("{prefix}{field}"),
+                    description,
+                }),
         );
+        self.preconditions
+            .extend(preconditions.into_iter().map(|violation| PreconditionViolation {
+                subject: format!("{prefix}{}", violation.subject),
+                ..violation
+            }));
     }
 
     /// Ends the checks: the value, when nothing is wrong. Wrong fields come before preconditions, and then name these
     /// too, so that one answer tells all.
     pub(super) fn settle<T>(self, value: Option<T>) -> Result<T, Error> {
-        let Self { mut fields, preconditions } = self;
+        let Self {
+            mut fields,
+            preconditions,
+        } = self;
         match value {
             Some(value) if fields.is_empty() && preconditions.is_empty() => Ok(value),
             _ if !fields.is_empty() || preconditions.is_empty() => {
                 fields.extend(
-                    preconditions.into_iter().map(|violation| FieldViolation::new(violation.subject, violation.description)),
+                    preconditions
+                        .into_iter()
+                        .map(|violation| FieldViolation::new(violation.subject, violation.description)),
                 );
                 Err(Error::Invalid(fields))
             }
-            _ => Err(Error::Precondition { reason: preconditions[0].kind.clone(), violations: preconditions }),
+            _ => Err(Error::Precondition {
+                reason: preconditions[0].kind.clone(),
+                violations: preconditions,
+            }),
         }
     }
 
@@ -60,15 +73,19 @@ impl Findings {
         check_request_id(request_id, &mut self.fields);
     }
 
-    /// The id a resource is to be created under: the caller's, or one the server chooses.
+    /// The id a resource is to be created under: the caller's, or one the server chooses. A bad one is noted, and
+    /// another stands in for it, so that the rest of the request can be checked.
     pub(super) fn id(&mut self, field: &str, id: &str, random: impl FnOnce() -> String) -> String {
-        if id.is_empty() {
-            return random();
+        if is_valid_id(id) {
+            return id.to_owned();
         }
-        if !is_valid_id(id) {
-            self.field(field, "must be 1-63 characters of a-z, 0-9 and `-`, starting with a letter");
+        if !id.is_empty() {
+            self.field(
+                field,
+                "must be 1-63 characters of a-z, 0-9 and `-`, starting with a letter",
+            );
         }
-        id.to_owned()
+        random()
     }
 
     /// The resource a request must carry.
@@ -82,6 +99,17 @@ impl Findings {
     /// `trunks/{trunk}`.
     pub(super) fn trunk_name(&mut self, field: &str, name: &str) {
         self.name(field, TrunkId::parse_name(name).map(|_| ()));
+    }
+
+    /// The trunk a resource is to be created in; a stand-in when the name is bad, as for [`Self::id`].
+    pub(super) fn create_parent<'a>(&mut self, parent: &'a str) -> &'a str {
+        let before = self.fields.len();
+        self.trunk_name("parent", parent);
+        if self.fields.len() == before {
+            parent
+        } else {
+            "trunks/unnamed"
+        }
     }
 
     /// `routes/{route}`.
@@ -154,7 +182,13 @@ impl Findings {
     }
 
     fn violations(&mut self, violations: Violations) {
-        for Violation { field, description, kind, reason } in violations.0 {
+        for Violation {
+            field,
+            description,
+            kind,
+            reason,
+        } in violations.0
+        {
             match kind {
                 ViolationKind::InvalidArgument => self.fields.push(FieldViolation { field, description }),
                 ViolationKind::FailedPrecondition => self.preconditions.push(PreconditionViolation {

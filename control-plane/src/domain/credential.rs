@@ -47,7 +47,9 @@ pub async fn create(
     let trunk = parent(&mut mutation.tx, &request.parent).await?;
     let (stored, changed) = insert(&mut mutation.tx, &trunk, &credential).await?;
     let name = stored.name.clone();
-    let response = v1::CreateDigestCredentialResponse { digest_credential: Some(stored) };
+    let response = v1::CreateDigestCredentialResponse {
+        digest_credential: Some(stored),
+    };
     mutation.finish(&name, changed, response).await
 }
 
@@ -62,7 +64,7 @@ pub async fn batch_create(
     request: v1::BatchCreateDigestCredentialsRequest,
 ) -> Result<v1::BatchCreateDigestCredentialsResponse, Error> {
     let mut findings = Findings::default();
-    findings.trunk_name("parent", &request.parent);
+    let parent_name = findings.create_parent(&request.parent);
     if request.requests.is_empty() || request.requests.len() > MAX_BATCH {
         let text = format!("must hold 1 to {MAX_BATCH} requests");
         findings.fields().push(FieldViolation::new("requests", text));
@@ -71,28 +73,40 @@ pub async fn batch_create(
     let (mut names, mut usernames) = (HashSet::new(), HashSet::new());
     for (index, item) in request.requests.iter().take(MAX_BATCH).enumerate() {
         let mut own = Findings::default();
-        for (field, set) in [("validate_only", item.validate_only), ("request_id", !item.request_id.is_empty())] {
+        for (field, set) in [
+            ("validate_only", item.validate_only),
+            ("request_id", !item.request_id.is_empty()),
+        ] {
             if set {
-                own.fields().push(FieldViolation::new(field, "must not be set in a batch"));
+                own.fields()
+                    .push(FieldViolation::new(field, "must not be set in a batch"));
             }
         }
         if !item.parent.is_empty() && item.parent != request.parent {
-            own.fields().push(FieldViolation::new("parent", "must be empty or the parent of the batch"));
+            own.fields().push(FieldViolation::new(
+                "parent",
+                "must be empty or the parent of the batch",
+            ));
         }
-        if let Some(credential) = check_create(&mut own, item, &request.parent) {
+        if let Some(credential) = check_create(&mut own, item, parent_name) {
             if !names.insert(credential.name.clone()) {
-                own.fields().push(FieldViolation::new("digest_credential_id", "is used twice in the batch"));
+                own.fields().push(FieldViolation::new(
+                    "digest_credential_id",
+                    "is used twice in the batch",
+                ));
             }
             if !usernames.insert(credential.username.clone()) {
-                own.fields().push(FieldViolation::new("digest_credential.username", "is used twice in the batch"));
+                own.fields().push(FieldViolation::new(
+                    "digest_credential.username",
+                    "is used twice in the batch",
+                ));
             }
             credentials.push(credential);
         }
         findings.absorb(&format!("requests[{index}]."), own);
     }
     findings.settle(Some(()))?;
-    let begun =
-        Mutation::begin(store, caller, "BatchCreateDigestCredentials", &request, "", false).await?;
+    let begun = Mutation::begin(store, caller, "BatchCreateDigestCredentials", &request, "", false).await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
@@ -101,7 +115,12 @@ pub async fn batch_create(
     let mut response = v1::BatchCreateDigestCredentialsResponse::default();
     for credential in &credentials {
         let (stored, changed) = insert(&mut mutation.tx, &trunk, credential).await?;
-        mutation.tx.audit(AuditRecord::ok(caller, "BatchCreateDigestCredentials", &stored.name, changed));
+        mutation.tx.audit(AuditRecord::ok(
+            caller,
+            "BatchCreateDigestCredentials",
+            &stored.name,
+            changed,
+        ));
         response.digest_credentials.push(stored);
     }
     mutation.finish(&request.parent, Vec::new(), response).await
@@ -116,7 +135,10 @@ pub async fn get(store: &Store, name: &str) -> Result<v1::DigestCredential, Erro
     findings.credential_name("name", name);
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    Ok(credential::find(view.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message)
+    Ok(credential::find(view.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message)
 }
 
 /// A page of the credentials of a trunk, or of all with the parent `trunks/-`.
@@ -132,19 +154,33 @@ pub async fn list(
     let parent = &request.parent;
     let mut findings = Findings::default();
     let all = findings.parent(parent);
-    let page = Page::read(cipher, LIST, parent, request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        parent,
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    let prefix = if all { "trunks".to_owned() } else { format!("{parent}/credentials") };
+    let prefix = if all {
+        "trunks".to_owned()
+    } else {
+        format!("{parent}/credentials")
+    };
     if !all && trunk::find(view.conn(), parent).await?.is_none() {
         return Err(Error::not_found(parent));
     }
     let stored = credential::list(view.conn(), &prefix, &page.after, page.fetch()).await?;
-    let mut digest_credentials: Vec<v1::DigestCredential> =
-        stored.into_iter().map(|stored| stored.message).collect();
-    let next_page_token =
-        page.cut(cipher, LIST, parent, &mut digest_credentials, |credential| credential.name.clone());
-    Ok(v1::ListDigestCredentialsResponse { digest_credentials, next_page_token })
+    let mut digest_credentials: Vec<v1::DigestCredential> = stored.into_iter().map(|stored| stored.message).collect();
+    let next_page_token = page.cut(cipher, LIST, parent, &mut digest_credentials, |credential| {
+        credential.name.clone()
+    });
+    Ok(v1::ListDigestCredentialsResponse {
+        digest_credentials,
+        next_page_token,
+    })
 }
 
 /// Changes a credential.
@@ -170,14 +206,21 @@ pub async fn update(
     };
     let name = patch.name.clone();
     let tx = &mut mutation.tx;
-    let current = credential::find(tx.conn(), &name).await?.ok_or_else(|| Error::not_found(&name))?.message;
+    let current = credential::find(tx.conn(), &name)
+        .await?
+        .ok_or_else(|| Error::not_found(&name))?
+        .message;
     check_etag(&name, &patch.etag, &current.etag)?;
 
     let cipher = tx.cipher();
-    let stored_password =
-        credential::password(tx.conn(), &cipher, &name).await?.ok_or_else(|| Error::not_found(&name))?;
+    let stored_password = credential::password(tx.conn(), &cipher, &name)
+        .await?
+        .ok_or_else(|| Error::not_found(&name))?;
     let mut findings = Findings::default();
-    let base = v1::DigestCredential { password: stored_password.as_str().to_owned(), ..current.clone() };
+    let base = v1::DigestCredential {
+        password: stored_password.as_str().to_owned(),
+        ..current.clone()
+    };
     let merged = findings.masked(wire::apply_mask_credential(&base, patch, request.update_mask.as_ref()));
     let wanted = merged.and_then(|merged| findings.credential(merged));
     let wanted = findings.settle(wanted)?;
@@ -187,13 +230,21 @@ pub async fn update(
     let mut changed = changed_fields(MESSAGE, &without_password(&current), &without_password(&wanted));
     changed.extend((wanted.password != *stored_password).then(|| PASSWORD_FIELD.to_owned()));
     if changed.is_empty() {
-        let response = v1::UpdateDigestCredentialResponse { digest_credential: Some(current) };
+        let response = v1::UpdateDigestCredentialResponse {
+            digest_credential: Some(current),
+        };
         return mutation.finish(&name, changed, response).await;
     }
     let ha1 = ha1::compute(&wanted.username, realm(&trunk), &wanted.password);
-    let secrets = Secrets { password: &wanted.password, realm: realm(&trunk), ha1: &ha1 };
+    let secrets = Secrets {
+        password: &wanted.password,
+        realm: realm(&trunk),
+        ha1: &ha1,
+    };
     let stored = credential::update(tx, &wanted, secrets).await?.message;
-    let response = v1::UpdateDigestCredentialResponse { digest_credential: Some(stored) };
+    let response = v1::UpdateDigestCredentialResponse {
+        digest_credential: Some(stored),
+    };
     mutation.finish(&name, changed, response).await
 }
 
@@ -217,10 +268,15 @@ pub async fn delete(
     };
     let name = &request.name;
     let tx = &mut mutation.tx;
-    let current = credential::find(tx.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message;
+    let current = credential::find(tx.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message;
     check_etag(name, &request.etag, &current.etag)?;
     credential::delete(tx, name).await?;
-    mutation.finish(name, Vec::new(), v1::DeleteDigestCredentialResponse {}).await
+    mutation
+        .finish(name, Vec::new(), v1::DeleteDigestCredentialResponse {})
+        .await
 }
 
 /// The password in clear. The audit row is stored before the password is answered.
@@ -237,11 +293,15 @@ pub async fn reveal_password(
     findings.settle(Some(()))?;
     let mut tx = store.write().await?;
     let cipher = tx.cipher();
-    let password = credential::password(tx.conn(), &cipher, name).await?.ok_or_else(|| Error::not_found(name))?;
+    let password = credential::password(tx.conn(), &cipher, name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?;
     let fields = vec![PASSWORD_FIELD.to_owned()];
     tx.audit(AuditRecord::ok(caller, "RevealDigestCredentialPassword", name, fields));
     tx.commit().await?;
-    Ok(v1::RevealDigestCredentialPasswordResponse { password: password.as_str().to_owned() })
+    Ok(v1::RevealDigestCredentialPasswordResponse {
+        password: password.as_str().to_owned(),
+    })
 }
 
 fn check_create(
@@ -250,15 +310,20 @@ fn check_create(
     parent: &str,
 ) -> Option<v1::DigestCredential> {
     findings.request_id(&request.request_id);
-    findings.trunk_name("parent", parent);
-    let id = findings.id("digest_credential_id", &request.digest_credential_id, || random_id("credential"));
+    let parent = findings.create_parent(parent);
+    let id = findings.id("digest_credential_id", &request.digest_credential_id, || {
+        random_id("credential")
+    });
     let name = format!("{parent}/credentials/{id}");
     let raw = findings.required("digest_credential", request.digest_credential.clone())?;
     findings.credential(v1::DigestCredential { name, ..raw })
 }
 
 async fn parent(tx: &mut WriteTx, name: &str) -> Result<v1::Trunk, Error> {
-    Ok(trunk::find(tx.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message)
+    Ok(trunk::find(tx.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message)
 }
 
 async fn insert(
@@ -272,7 +337,11 @@ async fn insert(
     check_username(tx, &trunk.name, credential).await?;
     let realm = realm(trunk);
     let ha1 = ha1::compute(&credential.username, realm, &credential.password);
-    let secrets = Secrets { password: &credential.password, realm, ha1: &ha1 };
+    let secrets = Secrets {
+        password: &credential.password,
+        realm,
+        ha1: &ha1,
+    };
     let stored = credential::insert(tx, &trunk.name, credential, secrets).await?;
     let mut changed = changed_fields(MESSAGE, &v1::DigestCredential::default(), &without_password(credential));
     changed.push(PASSWORD_FIELD.to_owned());
@@ -298,5 +367,9 @@ fn trunk_of(name: &str) -> &str {
 
 fn without_password(credential: &v1::DigestCredential) -> v1::DigestCredential {
     // What follows from the password is named by the password.
-    v1::DigestCredential { password: String::new(), has_password: false, ..credential.clone() }
+    v1::DigestCredential {
+        password: String::new(),
+        has_password: false,
+        ..credential.clone()
+    }
 }

@@ -14,7 +14,10 @@ pub struct FieldViolation {
 impl FieldViolation {
     /// A violation.
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self { field: field.into(), description: description.into() }
+        Self {
+            field: field.into(),
+            description: description.into(),
+        }
     }
 }
 
@@ -96,7 +99,9 @@ impl Error {
 
     /// A missing resource.
     pub fn not_found(resource: impl Into<String>) -> Self {
-        Self::NotFound { resource: resource.into() }
+        Self::NotFound {
+            resource: resource.into(),
+        }
     }
 
     /// A name that is taken.
@@ -116,7 +121,10 @@ impl Error {
             subject: subject.into(),
             description: description.into(),
         };
-        Self::Precondition { reason: kind.to_owned(), violations: vec![violation] }
+        Self::Precondition {
+            reason: kind.to_owned(),
+            violations: vec![violation],
+        }
     }
 }
 
@@ -124,7 +132,12 @@ impl Error {
 fn list<'a>(items: impl Iterator<Item = &'a String>) -> String {
     const SHOWN: usize = 5;
     let mut items = items.peekable();
-    let mut text = items.by_ref().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let mut text = items
+        .by_ref()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join("; ");
     if items.peek().is_some() {
         text.push_str("; …");
     }

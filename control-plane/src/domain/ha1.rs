@@ -36,7 +36,10 @@ mod tests {
     fn the_hashes_are_those_of_the_specifications() {
         let ha1 = compute("Mufasa", "http-auth@example.org", "Circle of Life");
         assert_eq!(hex(&ha1.md5), "3d78807defe7de2157e2b0b6573a855f");
-        assert_eq!(hex(&ha1.sha256), "7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232");
+        assert_eq!(
+            hex(&ha1.sha256),
+            "7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232"
+        );
         let ha1 = compute("Mufasa", "testrealm@host.com", "Circle Of Life");
         assert_eq!(hex(&ha1.md5), "939e7578ed9e3c518a452acee763bce9");
     }

@@ -31,14 +31,26 @@ pub async fn create(
 ) -> Result<v1::CreateLineResponse, Error> {
     let mut findings = Findings::default();
     findings.request_id(&request.request_id);
-    findings.trunk_name("parent", &request.parent);
+    let parent = findings.create_parent(&request.parent);
     let id = findings.id("line_id", &request.line_id, || random_id("line"));
-    let name = format!("{}/lines/{id}", request.parent);
+    let name = format!("{parent}/lines/{id}");
     let raw = findings.required("line", request.line.clone());
-    let line = raw.and_then(|raw| findings.line(v1::Line { name: name.clone(), ..raw }));
+    let line = raw.and_then(|raw| {
+        findings.line(v1::Line {
+            name: name.clone(),
+            ..raw
+        })
+    });
     let line = findings.settle(line)?;
-    let begun =
-        Mutation::begin(store, caller, "CreateLine", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "CreateLine",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
@@ -54,7 +66,15 @@ pub async fn create(
     let mut changed = changed_fields(MESSAGE, &v1::Line::default(), &without_password(&line));
     changed.extend((!password.is_empty()).then(|| PASSWORD_FIELD.to_owned()));
     let stored = line::insert(tx, &request.parent, &line, (!password.is_empty()).then_some(password)).await?;
-    mutation.finish(&name, changed, v1::CreateLineResponse { line: Some(stored.message) }).await
+    mutation
+        .finish(
+            &name,
+            changed,
+            v1::CreateLineResponse {
+                line: Some(stored.message),
+            },
+        )
+        .await
 }
 
 /// One line.
@@ -66,7 +86,10 @@ pub async fn get(store: &Store, name: &str) -> Result<v1::Line, Error> {
     findings.line_name("name", name);
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    Ok(line::find(view.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message)
+    Ok(line::find(view.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message)
 }
 
 /// A page of the lines of a trunk, or of all with the parent `trunks/-`.
@@ -79,10 +102,21 @@ pub async fn list(store: &Store, request: &v1::ListLinesRequest) -> Result<v1::L
     let parent = &request.parent;
     let mut findings = Findings::default();
     let all = findings.parent(parent);
-    let page = Page::read(cipher, LIST, parent, request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        parent,
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    let prefix = if all { "trunks".to_owned() } else { format!("{parent}/lines") };
+    let prefix = if all {
+        "trunks".to_owned()
+    } else {
+        format!("{parent}/lines")
+    };
     if !all && trunk::find(view.conn(), parent).await?.is_none() {
         return Err(Error::not_found(parent));
     }
@@ -108,22 +142,35 @@ pub async fn update(
         findings.line_name("line.name", &patch.name);
     }
     let patch = findings.settle(patch)?;
-    let begun =
-        Mutation::begin(store, caller, "UpdateLine", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "UpdateLine",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
     };
     let name = patch.name.clone();
     let tx = &mut mutation.tx;
-    let current = line::find(tx.conn(), &name).await?.ok_or_else(|| Error::not_found(&name))?.message;
+    let current = line::find(tx.conn(), &name)
+        .await?
+        .ok_or_else(|| Error::not_found(&name))?
+        .message;
     check_etag(&name, &patch.etag, &current.etag)?;
 
     let cipher = tx.cipher();
     let stored_password = line::auth_password(tx.conn(), &cipher, &name).await?;
     let stored_password = stored_password.as_ref().map_or("", |password| password.as_str());
     let mut findings = Findings::default();
-    let base = v1::Line { auth_password: stored_password.to_owned(), ..current.clone() };
+    let base = v1::Line {
+        auth_password: stored_password.to_owned(),
+        ..current.clone()
+    };
     let merged = findings.masked(wire::apply_mask_line(&base, patch, request.update_mask.as_ref()));
     let wanted = merged.and_then(|merged| findings.line(merged));
     let wanted = findings.settle(wanted)?;
@@ -133,7 +180,9 @@ pub async fn update(
     let mut changed = changed_fields(MESSAGE, &without_password(&current), &without_password(&wanted));
     changed.extend(password_changed.then(|| PASSWORD_FIELD.to_owned()));
     if changed.is_empty() {
-        return mutation.finish(&name, changed, v1::UpdateLineResponse { line: Some(current) }).await;
+        return mutation
+            .finish(&name, changed, v1::UpdateLineResponse { line: Some(current) })
+            .await;
     }
     let write = match (password_changed, password.is_empty()) {
         (false, _) => SecretWrite::Keep,
@@ -141,7 +190,15 @@ pub async fn update(
         (true, true) => SecretWrite::Clear,
     };
     let stored = line::update(tx, &wanted, write).await?;
-    mutation.finish(&name, changed, v1::UpdateLineResponse { line: Some(stored.message) }).await
+    mutation
+        .finish(
+            &name,
+            changed,
+            v1::UpdateLineResponse {
+                line: Some(stored.message),
+            },
+        )
+        .await
 }
 
 /// Removes a line that no route refers to.
@@ -157,15 +214,25 @@ pub async fn delete(
     findings.request_id(&request.request_id);
     findings.line_name("name", &request.name);
     findings.settle(Some(()))?;
-    let begun =
-        Mutation::begin(store, caller, "DeleteLine", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "DeleteLine",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
     };
     let name = &request.name;
     let tx = &mut mutation.tx;
-    let current = line::find(tx.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message;
+    let current = line::find(tx.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message;
     check_etag(name, &request.etag, &current.etag)?;
     in_use(name, route::referrers(tx.conn(), name, 100).await?)?;
     line::delete(tx, name).await?;
@@ -193,12 +260,23 @@ pub async fn reveal_password(
     let Some(password) = password else {
         return Err(Error::precondition("NO_PASSWORD", name, "the line has no password"));
     };
-    tx.audit(AuditRecord::ok(caller, "RevealLinePassword", name, vec![PASSWORD_FIELD.to_owned()]));
+    tx.audit(AuditRecord::ok(
+        caller,
+        "RevealLinePassword",
+        name,
+        vec![PASSWORD_FIELD.to_owned()],
+    ));
     tx.commit().await?;
-    Ok(v1::RevealLinePasswordResponse { password: password.as_str().to_owned() })
+    Ok(v1::RevealLinePasswordResponse {
+        password: password.as_str().to_owned(),
+    })
 }
 
 fn without_password(line: &v1::Line) -> v1::Line {
     // What follows from the password is named by the password.
-    v1::Line { auth_password: String::new(), has_password: false, ..line.clone() }
+    v1::Line {
+        auth_password: String::new(),
+        has_password: false,
+        ..line.clone()
+    }
 }

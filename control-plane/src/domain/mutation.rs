@@ -55,7 +55,10 @@ impl Mutation {
             let answer = request_id::find(tx.conn(), &caller.actor, action, &key.request_id, now_ms).await?;
             if let Some(answer) = answer {
                 if answer.fingerprint != key.fingerprint {
-                    return Err(Error::field("request_id", "was used for another request within 24 hours"));
+                    return Err(Error::field(
+                        "request_id",
+                        "was used for another request within 24 hours",
+                    ));
                 }
                 let response = R::decode(answer.response.as_slice()).map_err(|source| {
                     let (kind, name) = ("kept answer", key.request_id.clone());
@@ -65,7 +68,12 @@ impl Mutation {
             }
         }
         let audit = AuditRecord::ok(caller, action, "", Vec::new());
-        Ok(Begin::New(Self { tx, audit, validate_only, key }))
+        Ok(Begin::New(Self {
+            tx,
+            audit,
+            validate_only,
+            key,
+        }))
     }
 
     /// Ends the change: audited, kept under its request id and committed; or undone, when it was only to be validated.
@@ -79,12 +87,23 @@ impl Mutation {
             self.tx.rollback().await?;
             return Ok(response);
         }
-        if let Some(Key { request_id, fingerprint }) = &self.key {
-            let answer = Answer { fingerprint: fingerprint.to_vec(), response: response.encode_to_vec() };
+        if let Some(Key {
+            request_id,
+            fingerprint,
+        }) = &self.key
+        {
+            let answer = Answer {
+                fingerprint: fingerprint.to_vec(),
+                response: response.encode_to_vec(),
+            };
             let (actor, action) = (&self.audit.actor, &self.audit.action);
             request_id::keep(&mut self.tx, actor, action, request_id, &answer).await?;
         }
-        self.tx.audit(AuditRecord { resource: resource.to_owned(), changed_fields, ..self.audit });
+        self.tx.audit(AuditRecord {
+            resource: resource.to_owned(),
+            changed_fields,
+            ..self.audit
+        });
         self.tx.commit().await?;
         Ok(response)
     }
@@ -102,7 +121,10 @@ pub(super) fn check_etag(resource: &str, sent: &str, current: &str) -> Result<()
     if sent.is_empty() || sent == current {
         return Ok(());
     }
-    Err(Error::StaleEtag { resource: resource.to_owned(), current: current.to_owned() })
+    Err(Error::StaleEtag {
+        resource: resource.to_owned(),
+        current: current.to_owned(),
+    })
 }
 
 /// An id the server chooses, for a resource of kind `prefix`.

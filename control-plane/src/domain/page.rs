@@ -69,7 +69,10 @@ impl Page {
             return String::new();
         }
         entries.truncate(size);
-        entries.last().map(|last| seal(cipher, list, binding, &key(last))).unwrap_or_default()
+        entries
+            .last()
+            .map(|last| seal(cipher, list, binding, &key(last)))
+            .unwrap_or_default()
     }
 }
 

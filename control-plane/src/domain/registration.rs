@@ -37,7 +37,14 @@ pub async fn list(
     let parent = &request.parent;
     let mut findings = Findings::default();
     let all = findings.parent(parent);
-    let page = Page::read(cipher, LIST, parent, request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        parent,
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     if !all && trunk::find(view.conn(), parent).await?.is_none() {
@@ -46,10 +53,14 @@ pub async fn list(
     let after = page.after.split_once(SEPARATOR).unwrap_or(("", ""));
     let only = (!all).then_some(parent.as_str());
     let mut found = registration::list(view.conn(), only, after, page.fetch(), now_ms()).await?;
-    let next_page_token =
-        page.cut(cipher, LIST, parent, &mut found, |((trunk, user), _)| format!("{trunk}{SEPARATOR}{user}"));
+    let next_page_token = page.cut(cipher, LIST, parent, &mut found, |((trunk, user), _)| {
+        format!("{trunk}{SEPARATOR}{user}")
+    });
     let registrations = found.into_iter().map(|(_, registration)| registration).collect();
-    Ok(v1::ListRegistrationsResponse { registrations, next_page_token })
+    Ok(v1::ListRegistrationsResponse {
+        registrations,
+        next_page_token,
+    })
 }
 
 /// Removes all bindings of an address of record.
@@ -68,5 +79,6 @@ pub async fn unregister(store: &Store, caller: &Caller, name: &str) -> Result<v1
 }
 
 fn parse(name: &str) -> Result<RegistrationName, Error> {
-    name.parse().map_err(|error: trunkline_shared::name::NameError| Error::field("name", error.to_string()))
+    name.parse()
+        .map_err(|error: trunkline_shared::name::NameError| Error::field("name", error.to_string()))
 }

@@ -30,10 +30,22 @@ pub async fn create(
     let id = findings.id("route_id", &request.route_id, || random_id("route"));
     let name = format!("routes/{id}");
     let raw = findings.required("route", request.route.clone());
-    let route = raw.and_then(|raw| findings.route(v1::Route { name: name.clone(), ..raw }));
+    let route = raw.and_then(|raw| {
+        findings.route(v1::Route {
+            name: name.clone(),
+            ..raw
+        })
+    });
     let route = findings.settle(route)?;
-    let begun =
-        Mutation::begin(store, caller, "CreateRoute", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "CreateRoute",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
@@ -45,7 +57,15 @@ pub async fn create(
     check_references(tx, &route).await?;
     let changed = changed_fields(MESSAGE, &v1::Route::default(), &route);
     let stored = route::insert(tx, &route).await?;
-    mutation.finish(&name, changed, v1::CreateRouteResponse { route: Some(stored.message) }).await
+    mutation
+        .finish(
+            &name,
+            changed,
+            v1::CreateRouteResponse {
+                route: Some(stored.message),
+            },
+        )
+        .await
 }
 
 /// One route.
@@ -57,7 +77,10 @@ pub async fn get(store: &Store, name: &str) -> Result<v1::Route, Error> {
     findings.route_name("name", name);
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    Ok(route::find(view.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message)
+    Ok(route::find(view.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message)
 }
 
 /// A page of routes, in the order of their names.
@@ -68,13 +91,23 @@ pub async fn list(store: &Store, request: &v1::ListRoutesRequest) -> Result<v1::
     const LIST: &str = "ListRoutes";
     let cipher = store.cipher();
     let mut findings = Findings::default();
-    let page = Page::read(cipher, LIST, "", request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        "",
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     let stored = route::list(view.conn(), &page.after, page.fetch()).await?;
     let mut routes: Vec<v1::Route> = stored.into_iter().map(|stored| stored.message).collect();
     let next_page_token = page.cut(cipher, LIST, "", &mut routes, |route| route.name.clone());
-    Ok(v1::ListRoutesResponse { routes, next_page_token })
+    Ok(v1::ListRoutesResponse {
+        routes,
+        next_page_token,
+    })
 }
 
 /// Changes a route.
@@ -93,15 +126,25 @@ pub async fn update(
         findings.route_name("route.name", &patch.name);
     }
     let patch = findings.settle(patch)?;
-    let begun =
-        Mutation::begin(store, caller, "UpdateRoute", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "UpdateRoute",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
     };
     let name = patch.name.clone();
     let tx = &mut mutation.tx;
-    let current = route::find(tx.conn(), &name).await?.ok_or_else(|| Error::not_found(&name))?.message;
+    let current = route::find(tx.conn(), &name)
+        .await?
+        .ok_or_else(|| Error::not_found(&name))?
+        .message;
     check_etag(&name, &patch.etag, &current.etag)?;
     let mut findings = Findings::default();
     let merged = findings.masked(wire::apply_mask_route(&current, patch, request.update_mask.as_ref()));
@@ -110,10 +153,20 @@ pub async fn update(
     check_references(tx, &wanted).await?;
     let changed = changed_fields(MESSAGE, &current, &wanted);
     if changed.is_empty() {
-        return mutation.finish(&name, changed, v1::UpdateRouteResponse { route: Some(current) }).await;
+        return mutation
+            .finish(&name, changed, v1::UpdateRouteResponse { route: Some(current) })
+            .await;
     }
     let stored = route::update(tx, &wanted).await?;
-    mutation.finish(&name, changed, v1::UpdateRouteResponse { route: Some(stored.message) }).await
+    mutation
+        .finish(
+            &name,
+            changed,
+            v1::UpdateRouteResponse {
+                route: Some(stored.message),
+            },
+        )
+        .await
 }
 
 /// Removes a route.
@@ -129,15 +182,25 @@ pub async fn delete(
     findings.request_id(&request.request_id);
     findings.route_name("name", &request.name);
     findings.settle(Some(()))?;
-    let begun =
-        Mutation::begin(store, caller, "DeleteRoute", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "DeleteRoute",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
     };
     let name = &request.name;
     let tx = &mut mutation.tx;
-    let current = route::find(tx.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message;
+    let current = route::find(tx.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message;
     check_etag(name, &request.etag, &current.etag)?;
     route::delete(tx, name).await?;
     mutation.finish(name, Vec::new(), v1::DeleteRouteResponse {}).await
@@ -163,5 +226,8 @@ async fn check_references(tx: &mut WriteTx, route: &v1::Route) -> Result<(), Err
     if violations.is_empty() {
         return Ok(());
     }
-    Err(Error::Precondition { reason: "REFERENCE_NOT_FOUND".to_owned(), violations })
+    Err(Error::Precondition {
+        reason: "REFERENCE_NOT_FOUND".to_owned(),
+        violations,
+    })
 }

@@ -28,7 +28,10 @@ pub async fn create(
     let wanted = findings.required("token", request.token).unwrap_or_default();
     let display_name = wanted.display_name.trim();
     if display_name.is_empty() || display_name.chars().count() > 128 || display_name.chars().any(char::is_control) {
-        findings.field("token.display_name", "must be 1-128 characters without control characters");
+        findings.field(
+            "token.display_name",
+            "must be 1-128 characters without control characters",
+        );
     }
     let role = match wanted.role() {
         v1::Role::Viewer => Some(Role::Viewer),
@@ -56,11 +59,16 @@ pub async fn create(
         expire_time_ms: ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms)),
     };
     let name = format!("tokens/{id}");
-    let token = token::insert(&mut tx, &new).await?.ok_or_else(|| Error::exists(&name))?;
+    let token = token::insert(&mut tx, &new)
+        .await?
+        .ok_or_else(|| Error::exists(&name))?;
     let changed = ["display_name", "role", "expire_time"].map(str::to_owned).to_vec();
     tx.audit(AuditRecord::ok(caller, "CreateToken", &name, changed));
     tx.commit().await?;
-    Ok(v1::CreateTokenResponse { token: Some(token), secret: minted.text.as_str().to_owned() })
+    Ok(v1::CreateTokenResponse {
+        token: Some(token),
+        secret: minted.text.as_str().to_owned(),
+    })
 }
 
 /// A page of tokens, without their secrets.
@@ -71,13 +79,23 @@ pub async fn list(store: &Store, request: &v1::ListTokensRequest) -> Result<v1::
     const LIST: &str = "ListTokens";
     let cipher = store.cipher();
     let mut findings = Findings::default();
-    let page = Page::read(cipher, LIST, "", request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        "",
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     let mut tokens = token::list(view.conn(), &page.after, page.fetch()).await?;
     let id = |token: &v1::Token| token.name.trim_start_matches("tokens/").to_owned();
     let next_page_token = page.cut(cipher, LIST, "", &mut tokens, id);
-    Ok(v1::ListTokensResponse { tokens, next_page_token })
+    Ok(v1::ListTokensResponse {
+        tokens,
+        next_page_token,
+    })
 }
 
 /// Removes a token, at once.
@@ -90,7 +108,10 @@ pub async fn delete(
     request: v1::DeleteTokenRequest,
 ) -> Result<v1::DeleteTokenResponse, Error> {
     let name = &request.name;
-    let Some(id) = name.strip_prefix("tokens/").filter(|id| !id.is_empty() && !id.contains('/')) else {
+    let Some(id) = name
+        .strip_prefix("tokens/")
+        .filter(|id| !id.is_empty() && !id.contains('/'))
+    else {
         return Err(Error::field("name", "must be of the form `tokens/{token}`"));
     };
     let mut tx = store.write().await?;
@@ -99,7 +120,11 @@ pub async fn delete(
     }
     let now_ms = tx.now_ms();
     if !token::any_admin(tx.conn(), now_ms).await? {
-        return Err(Error::precondition("LAST_ADMIN_TOKEN", name, "it is the last token with the admin role"));
+        return Err(Error::precondition(
+            "LAST_ADMIN_TOKEN",
+            name,
+            "it is the last token with the admin role",
+        ));
     }
     tx.audit(AuditRecord::ok(caller, "DeleteToken", name, Vec::new()));
     tx.commit().await?;
@@ -115,6 +140,9 @@ pub(super) fn check_ttl(
     violations: &mut Vec<FieldViolation>,
 ) {
     if ttl.seconds < min_s || ttl.seconds > max_s || (ttl.seconds == max_s && ttl.nanos > 0) {
-        violations.push(FieldViolation::new(field, format!("must be {min_s} to {max_s} seconds")));
+        violations.push(FieldViolation::new(
+            field,
+            format!("must be {min_s} to {max_s} seconds"),
+        ));
     }
 }

@@ -43,11 +43,23 @@ pub async fn create(
     let id = findings.id("trunk_id", &request.trunk_id, || random_id("trunk"));
     let name = format!("trunks/{id}");
     let raw = findings.required("trunk", request.trunk.clone());
-    let trunk = raw.and_then(|raw| findings.trunk(v1::Trunk { name: name.clone(), ..raw }));
+    let trunk = raw.and_then(|raw| {
+        findings.trunk(v1::Trunk {
+            name: name.clone(),
+            ..raw
+        })
+    });
     findings.fields().extend(trunk.as_ref().and_then(certificate::check));
     let trunk = findings.settle(trunk)?;
-    let begun =
-        Mutation::begin(store, caller, "CreateTrunk", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "CreateTrunk",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
@@ -61,7 +73,15 @@ pub async fn create(
     let mut changed = changed_fields(MESSAGE, &v1::Trunk::default(), &without_key(&trunk));
     changed.extend((!key.is_empty()).then(|| KEY_FIELD.to_owned()));
     let stored = trunk::insert(&mut mutation.tx, &trunk, (!key.is_empty()).then_some(key)).await?;
-    mutation.finish(&name, changed, v1::CreateTrunkResponse { trunk: Some(stored.message) }).await
+    mutation
+        .finish(
+            &name,
+            changed,
+            v1::CreateTrunkResponse {
+                trunk: Some(stored.message),
+            },
+        )
+        .await
 }
 
 /// One trunk.
@@ -73,13 +93,18 @@ pub async fn get(store: &Store, name: &str) -> Result<v1::Trunk, Error> {
     findings.trunk_name("name", name);
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
-    Ok(trunk::find(view.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message)
+    Ok(trunk::find(view.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message)
 }
 
 /// What the configuration of a stored trunk asks for that deserves a second look.
 pub fn warnings(trunk: &v1::Trunk) -> Vec<v1::Warning> {
     // What is stored was checked when it was written, so it reads; a trunk that does not has other troubles.
-    wire::trunk(trunk.clone(), &Checks::default()).map(|trunk| wire::warnings(&trunk)).unwrap_or_default()
+    wire::trunk(trunk.clone(), &Checks::default())
+        .map(|trunk| wire::warnings(&trunk))
+        .unwrap_or_default()
 }
 
 /// A page of trunks.
@@ -90,13 +115,23 @@ pub async fn list(store: &Store, request: &v1::ListTrunksRequest) -> Result<v1::
     const LIST: &str = "ListTrunks";
     let cipher = store.cipher();
     let mut findings = Findings::default();
-    let page = Page::read(cipher, LIST, "", request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        "",
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     let stored = trunk::list(view.conn(), &page.after, page.fetch()).await?;
     let mut trunks: Vec<v1::Trunk> = stored.into_iter().map(|stored| stored.message).collect();
     let next_page_token = page.cut(cipher, LIST, "", &mut trunks, |trunk| trunk.name.clone());
-    Ok(v1::ListTrunksResponse { trunks, next_page_token })
+    Ok(v1::ListTrunksResponse {
+        trunks,
+        next_page_token,
+    })
 }
 
 /// Changes a trunk. Changing the realm computes the hashes of its credentials anew in the same transaction.
@@ -115,15 +150,25 @@ pub async fn update(
         findings.trunk_name("trunk.name", &patch.name);
     }
     let patch = findings.settle(patch)?;
-    let begun =
-        Mutation::begin(store, caller, "UpdateTrunk", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "UpdateTrunk",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
     };
     let name = patch.name.clone();
     let tx = &mut mutation.tx;
-    let current = trunk::find(tx.conn(), &name).await?.ok_or_else(|| Error::not_found(&name))?.message;
+    let current = trunk::find(tx.conn(), &name)
+        .await?
+        .ok_or_else(|| Error::not_found(&name))?
+        .message;
     check_etag(&name, &patch.etag, &current.etag)?;
 
     let cipher = tx.cipher();
@@ -144,7 +189,9 @@ pub async fn update(
     let mut changed = changed_fields(MESSAGE, &current, &without_key(&wanted));
     changed.extend(key_changed.then(|| KEY_FIELD.to_owned()));
     if changed.is_empty() {
-        return mutation.finish(&name, changed, v1::UpdateTrunkResponse { trunk: Some(current) }).await;
+        return mutation
+            .finish(&name, changed, v1::UpdateTrunkResponse { trunk: Some(current) })
+            .await;
     }
     if realm(&wanted) != realm(&current) {
         rehash_credentials(tx, &name, realm(&wanted)).await?;
@@ -155,7 +202,15 @@ pub async fn update(
         (true, true) => SecretWrite::Clear,
     };
     let stored = trunk::update(tx, &wanted, write).await?;
-    mutation.finish(&name, changed, v1::UpdateTrunkResponse { trunk: Some(stored.message) }).await
+    mutation
+        .finish(
+            &name,
+            changed,
+            v1::UpdateTrunkResponse {
+                trunk: Some(stored.message),
+            },
+        )
+        .await
 }
 
 /// Removes a trunk and its registrations; with `force` also its lines and credentials. Routes are never removed with
@@ -172,15 +227,25 @@ pub async fn delete(
     findings.request_id(&request.request_id);
     findings.trunk_name("name", &request.name);
     findings.settle(Some(()))?;
-    let begun =
-        Mutation::begin(store, caller, "DeleteTrunk", &request, &request.request_id, request.validate_only).await?;
+    let begun = Mutation::begin(
+        store,
+        caller,
+        "DeleteTrunk",
+        &request,
+        &request.request_id,
+        request.validate_only,
+    )
+    .await?;
     let mut mutation = match begun {
         Begin::New(mutation) => mutation,
         Begin::Answered(response) => return Ok(response),
     };
     let name = &request.name;
     let tx = &mut mutation.tx;
-    let current = trunk::find(tx.conn(), name).await?.ok_or_else(|| Error::not_found(name))?.message;
+    let current = trunk::find(tx.conn(), name)
+        .await?
+        .ok_or_else(|| Error::not_found(name))?
+        .message;
     check_etag(name, &request.etag, &current.etag)?;
 
     let children = if request.force { u32::MAX } else { REFERRERS_SHOWN };
@@ -208,7 +273,9 @@ pub(super) async fn clear_captures(tx: &mut WriteTx) -> Result<Vec<String>, Erro
     let mut cleared = Vec::new();
     for stored in trunk::all(tx.conn()).await? {
         let mut trunk = stored.message;
-        let Some(diagnostics) = &mut trunk.diagnostics else { continue };
+        let Some(diagnostics) = &mut trunk.diagnostics else {
+            continue;
+        };
         if diagnostics.media_capture() || diagnostics.protocol_capture() {
             *diagnostics = v1::DiagnosticsSettings {
                 media_capture: Some(false),
@@ -234,7 +301,10 @@ pub(super) fn in_use(name: &str, referrers: Vec<String>) -> Result<(), Error> {
         subject: referrer,
     };
     let violations = referrers.into_iter().map(violation).collect();
-    Err(Error::Precondition { reason: "RESOURCE_IN_USE".to_owned(), violations })
+    Err(Error::Precondition {
+        reason: "RESOURCE_IN_USE".to_owned(),
+        violations,
+    })
 }
 
 /// Realm of a trunk's challenges; empty when it has none.
@@ -246,20 +316,29 @@ async fn rehash_credentials(tx: &mut WriteTx, trunk: &str, realm: &str) -> Resul
     let cipher = tx.cipher();
     for stored in credential::list(tx.conn(), &format!("{trunk}/credentials"), "", u32::MAX).await? {
         let credential = stored.message;
-        let Some(password) = credential::password(tx.conn(), &cipher, &credential.name).await? else { continue };
+        let Some(password) = credential::password(tx.conn(), &cipher, &credential.name).await? else {
+            continue;
+        };
         let ha1 = ha1::compute(&credential.username, realm, &password);
-        credential::update(tx, &credential, Secrets { password: &password, realm, ha1: &ha1 }).await?;
+        credential::update(
+            tx,
+            &credential,
+            Secrets {
+                password: &password,
+                realm,
+                ha1: &ha1,
+            },
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// Rows 46-50: an end for every capture, in the future when it is set or moved, and none at all under PCI DSS.
-async fn check_captures(
-    tx: &mut WriteTx,
-    trunk: &v1::Trunk,
-    before: Option<&v1::Trunk>,
-) -> Result<(), Error> {
-    let Some(diagnostics) = &trunk.diagnostics else { return Ok(()) };
+async fn check_captures(tx: &mut WriteTx, trunk: &v1::Trunk, before: Option<&v1::Trunk>) -> Result<(), Error> {
+    let Some(diagnostics) = &trunk.diagnostics else {
+        return Ok(());
+    };
     let before = before.and_then(|before| before.diagnostics).unwrap_or_default();
     let captures = [
         (
@@ -287,7 +366,9 @@ async fn check_captures(
     }
     findings.settle(Some(()))?;
 
-    let pci = settings::find(tx.conn()).await?.is_some_and(|settings| settings.message.pci_dss_enabled());
+    let pci = settings::find(tx.conn())
+        .await?
+        .is_some_and(|settings| settings.message.pci_dss_enabled());
     let refused: Vec<PreconditionViolation> = captures
         .into_iter()
         .filter(|(_, on, ..)| pci && *on)
@@ -300,7 +381,10 @@ async fn check_captures(
     if refused.is_empty() {
         return Ok(());
     }
-    Err(Error::Precondition { reason: "PCI_DSS_ENABLED".to_owned(), violations: refused })
+    Err(Error::Precondition {
+        reason: "PCI_DSS_ENABLED".to_owned(),
+        violations: refused,
+    })
 }
 
 fn check_end(field: &str, until: Option<Timestamp>, now_s: i64, violations: &mut Vec<FieldViolation>) {
@@ -323,7 +407,10 @@ async fn check_conflicts(tx: &mut WriteTx, trunk: &v1::Trunk) -> Result<(), Erro
     let (ports, port_holder) = port_collisions(conn, trunk).await?;
     let mut fields = Vec::new();
     if let Some(holder) = &holder {
-        fields.push(FieldViolation::new("display_name", format!("{holder} has the same display name")));
+        fields.push(FieldViolation::new(
+            "display_name",
+            format!("{holder} has the same display name"),
+        ));
     }
     fields.extend(ports);
     let (reason, resource) = match (holder, port_holder) {
@@ -331,8 +418,17 @@ async fn check_conflicts(tx: &mut WriteTx, trunk: &v1::Trunk) -> Result<(), Erro
         (None, Some(holder)) => ("PORT_IN_USE", holder),
         (None, None) => return Ok(()),
     };
-    let description = fields.iter().map(|field| field.description.as_str()).collect::<Vec<_>>().join("; ");
-    Err(Error::AlreadyExists { reason, resource, description, fields })
+    let description = fields
+        .iter()
+        .map(|field| field.description.as_str())
+        .collect::<Vec<_>>()
+        .join("; ");
+    Err(Error::AlreadyExists {
+        reason,
+        resource,
+        description,
+        fields,
+    })
 }
 
 async fn port_collisions(
@@ -344,7 +440,10 @@ async fn port_collisions(
     for (index, port) in ports.iter().enumerate() {
         let same = |other: &&Port| (other.layer4, other.number) == (port.layer4, port.number);
         if let Some(other) = ports[..index].iter().find(same) {
-            own.fields().push(FieldViolation::new(port.field, format!("is the same port as {}", other.field)));
+            own.fields().push(FieldViolation::new(
+                port.field,
+                format!("is the same port as {}", other.field),
+            ));
         }
     }
     own.settle(Some(()))?;

@@ -26,7 +26,9 @@ const MAX_USES: u32 = 1000;
 pub async fn get(store: &Store, name: &str) -> Result<WorkerRecord, Error> {
     let id = id(name)?;
     let mut view = store.read().await?;
-    worker::find(view.conn(), id.as_str()).await?.ok_or_else(|| Error::not_found(name))
+    worker::find(view.conn(), id.as_str())
+        .await?
+        .ok_or_else(|| Error::not_found(name))
 }
 
 /// A page of workers' records, and the token of the next page.
@@ -37,7 +39,14 @@ pub async fn list(store: &Store, request: &v1::ListWorkersRequest) -> Result<(Ve
     const LIST: &str = "ListWorkers";
     let cipher = store.cipher();
     let mut findings = Findings::default();
-    let page = Page::read(cipher, LIST, "", request.page_size, &request.page_token, findings.fields());
+    let page = Page::read(
+        cipher,
+        LIST,
+        "",
+        request.page_size,
+        &request.page_token,
+        findings.fields(),
+    );
     findings.settle(Some(()))?;
     let mut view = store.read().await?;
     let mut workers = worker::list(view.conn(), &page.after, page.fetch()).await?;
@@ -49,19 +58,22 @@ pub async fn list(store: &Store, request: &v1::ListWorkersRequest) -> Result<(Ve
 ///
 /// # Errors
 /// [`Error::Invalid`] for a malformed name; [`Error::NotFound`].
-pub async fn set_draining(
-    store: &Store,
-    caller: &Caller,
-    name: &str,
-    draining: bool,
-) -> Result<WorkerRecord, Error> {
+pub async fn set_draining(store: &Store, caller: &Caller, name: &str, draining: bool) -> Result<WorkerRecord, Error> {
     let id = id(name)?;
     let mut tx = store.write().await?;
-    let before = worker::find(tx.conn(), id.as_str()).await?.ok_or_else(|| Error::not_found(name))?;
+    let before = worker::find(tx.conn(), id.as_str())
+        .await?
+        .ok_or_else(|| Error::not_found(name))?;
     worker::set_draining(&mut tx, id.as_str(), draining).await?;
-    let record = worker::find(tx.conn(), id.as_str()).await?.ok_or_else(|| Error::not_found(name))?;
+    let record = worker::find(tx.conn(), id.as_str())
+        .await?
+        .ok_or_else(|| Error::not_found(name))?;
     let action = if draining { "DrainWorker" } else { "ResumeWorker" };
-    let changed = if before.draining == draining { Vec::new() } else { vec!["draining".to_owned()] };
+    let changed = if before.draining == draining {
+        Vec::new()
+    } else {
+        vec!["draining".to_owned()]
+    };
     tx.audit(AuditRecord::ok(caller, action, name, changed));
     tx.commit().await?;
     Ok(record)
@@ -92,7 +104,10 @@ pub async fn create_join_token(
     request: v1::CreateJoinTokenRequest,
 ) -> Result<v1::CreateJoinTokenResponse, Error> {
     let mut findings = Findings::default();
-    let ttl = request.ttl.unwrap_or(prost_types::Duration { seconds: DEFAULT_TTL_S, nanos: 0 });
+    let ttl = request.ttl.unwrap_or(prost_types::Duration {
+        seconds: DEFAULT_TTL_S,
+        nanos: 0,
+    });
     check_ttl("ttl", ttl, MIN_TTL_S, MAX_TTL_S, findings.fields());
     let max_uses = if request.max_uses == 0 { 1 } else { request.max_uses };
     if max_uses > MAX_USES {
@@ -103,9 +118,23 @@ pub async fn create_join_token(
     let id = identity::random_id();
     let minted = identity::mint(TokenKind::Join, &id);
     let expire_time_ms = tx.now_ms().saturating_add(ttl.seconds.saturating_mul(1000));
-    join_token::insert(&mut tx, &NewJoinToken { id: &id, hash: minted.hash, max_uses, expire_time_ms }).await?;
+    join_token::insert(
+        &mut tx,
+        &NewJoinToken {
+            id: &id,
+            hash: minted.hash,
+            max_uses,
+            expire_time_ms,
+        },
+    )
+    .await?;
     let changed = ["ttl", "max_uses"].map(str::to_owned).to_vec();
-    tx.audit(AuditRecord::ok(caller, "CreateJoinToken", &format!("joinTokens/{id}"), changed));
+    tx.audit(AuditRecord::ok(
+        caller,
+        "CreateJoinToken",
+        &format!("joinTokens/{id}"),
+        changed,
+    ));
     tx.commit().await?;
     Ok(v1::CreateJoinTokenResponse {
         token: minted.text.as_str().to_owned(),

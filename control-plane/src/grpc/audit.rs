@@ -12,6 +12,9 @@ impl AuditService for State {
         &self,
         request: Request<v1::ListAuditEntriesRequest>,
     ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
-        domain::audit::list(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::audit::list(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }

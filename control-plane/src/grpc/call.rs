@@ -20,7 +20,9 @@ use crate::domain::{self, Error};
 #[tonic::async_trait]
 impl CallService for State {
     async fn get_call(&self, request: Request<v1::GetCallRequest>) -> Result<Response<v1::GetCallResponse>, Status> {
-        let call = domain::call::get(&self.store, &request.get_ref().name).await.map_err(status)?;
+        let call = domain::call::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
         Ok(Response::new(v1::GetCallResponse { call: Some(call) }))
     }
 
@@ -28,7 +30,10 @@ impl CallService for State {
         &self,
         request: Request<v1::ListCallsRequest>,
     ) -> Result<Response<v1::ListCallsResponse>, Status> {
-        domain::call::list(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::call::list(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn hang_up_call(
@@ -42,7 +47,10 @@ impl CallService for State {
         let outcome = outcome.map_err(|error| status(refusal(&error, name)));
         let code = code_name(outcome.as_ref().map_or_else(Status::code, |()| Code::Ok));
         if let Err(error) = domain::call::note_hang_up(&self.store, &caller, name, code).await {
-            error!(error = &error as &dyn std::error::Error, "note a hang-up in the audit log");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "note a hang-up in the audit log"
+            );
         }
         outcome.map(|()| Response::new(v1::HangUpCallResponse {}))
     }
@@ -58,8 +66,14 @@ impl CallService for State {
 
 fn refusal(error: &CommandError, name: &str) -> Error {
     match error {
-        CommandError::Away => Error::Unavailable { reason: "WORKER_AWAY", description: error.to_string() },
-        CommandError::TimedOut => Error::Unavailable { reason: "WORKER_SILENT", description: error.to_string() },
+        CommandError::Away => Error::Unavailable {
+            reason: "WORKER_AWAY",
+            description: error.to_string(),
+        },
+        CommandError::TimedOut => Error::Unavailable {
+            reason: "WORKER_SILENT",
+            description: error.to_string(),
+        },
         CommandError::Refused(token) if token == "NOT_FOUND" => {
             Error::precondition("CALL_ENDED", name, "the worker has no such call any more")
         }
@@ -77,7 +91,10 @@ pub struct Watch {
 
 #[derive(Debug)]
 enum WatchState {
-    Initial { active: std::vec::IntoIter<Arc<v1::Call>>, changes: BroadcastStream<Arc<v1::Call>> },
+    Initial {
+        active: std::vec::IntoIter<Arc<v1::Call>>,
+        changes: BroadcastStream<Arc<v1::Call>>,
+    },
     Changes(BroadcastStream<Arc<v1::Call>>),
     Ended,
 }
@@ -85,7 +102,10 @@ enum WatchState {
 impl Watch {
     fn new(feed: CallFeed, trunk: String) -> Self {
         let CallFeed { active, changes } = feed;
-        let state = WatchState::Initial { active: active.into_iter(), changes: BroadcastStream::new(changes) };
+        let state = WatchState::Initial {
+            active: active.into_iter(),
+            changes: BroadcastStream::new(changes),
+        };
         Self { trunk, state }
     }
 }
@@ -110,7 +130,10 @@ impl Stream for Watch {
                     if let WatchState::Initial { changes, .. } = std::mem::replace(state, WatchState::Ended) {
                         *state = WatchState::Changes(changes);
                     }
-                    return Poll::Ready(Some(Ok(v1::WatchCallsResponse { call: None, initial_done: true })));
+                    return Poll::Ready(Some(Ok(v1::WatchCallsResponse {
+                        call: None,
+                        initial_done: true,
+                    })));
                 }
                 WatchState::Changes(changes) => match ready!(Pin::new(changes).poll_next(cx)) {
                     Some(Ok(call)) if wanted(&call) => return Poll::Ready(Some(Ok(shown(&call)))),

@@ -13,22 +13,32 @@ impl DigestCredentialService for State {
         request: Request<v1::CreateDigestCredentialRequest>,
     ) -> Result<Response<v1::CreateDigestCredentialResponse>, Status> {
         let caller = caller(&request)?;
-        domain::credential::create(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::credential::create(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn get_digest_credential(
         &self,
         request: Request<v1::GetDigestCredentialRequest>,
     ) -> Result<Response<v1::GetDigestCredentialResponse>, Status> {
-        let digest_credential = domain::credential::get(&self.store, &request.get_ref().name).await.map_err(status)?;
-        Ok(Response::new(v1::GetDigestCredentialResponse { digest_credential: Some(digest_credential) }))
+        let digest_credential = domain::credential::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::GetDigestCredentialResponse {
+            digest_credential: Some(digest_credential),
+        }))
     }
 
     async fn list_digest_credentials(
         &self,
         request: Request<v1::ListDigestCredentialsRequest>,
     ) -> Result<Response<v1::ListDigestCredentialsResponse>, Status> {
-        domain::credential::list(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::credential::list(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn update_digest_credential(
@@ -36,7 +46,10 @@ impl DigestCredentialService for State {
         request: Request<v1::UpdateDigestCredentialRequest>,
     ) -> Result<Response<v1::UpdateDigestCredentialResponse>, Status> {
         let caller = caller(&request)?;
-        domain::credential::update(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::credential::update(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn delete_digest_credential(
@@ -44,7 +57,10 @@ impl DigestCredentialService for State {
         request: Request<v1::DeleteDigestCredentialRequest>,
     ) -> Result<Response<v1::DeleteDigestCredentialResponse>, Status> {
         let caller = caller(&request)?;
-        domain::credential::delete(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::credential::delete(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn batch_create_digest_credentials(
@@ -52,7 +68,10 @@ impl DigestCredentialService for State {
         request: Request<v1::BatchCreateDigestCredentialsRequest>,
     ) -> Result<Response<v1::BatchCreateDigestCredentialsResponse>, Status> {
         let caller = caller(&request)?;
-        domain::credential::batch_create(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::credential::batch_create(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn reveal_digest_credential_password(
@@ -61,6 +80,9 @@ impl DigestCredentialService for State {
     ) -> Result<Response<v1::RevealDigestCredentialPasswordResponse>, Status> {
         let caller = caller(&request)?;
         let name = &request.get_ref().name;
-        domain::credential::reveal_password(&self.store, &caller, name).await.map(Response::new).map_err(status)
+        domain::credential::reveal_password(&self.store, &caller, name)
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }

@@ -13,14 +13,16 @@ impl LineService for State {
         request: Request<v1::CreateLineRequest>,
     ) -> Result<Response<v1::CreateLineResponse>, Status> {
         let caller = caller(&request)?;
-        domain::line::create(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::line::create(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
-    async fn get_line(
-        &self,
-        request: Request<v1::GetLineRequest>,
-    ) -> Result<Response<v1::GetLineResponse>, Status> {
-        let line = domain::line::get(&self.store, &request.get_ref().name).await.map_err(status)?;
+    async fn get_line(&self, request: Request<v1::GetLineRequest>) -> Result<Response<v1::GetLineResponse>, Status> {
+        let line = domain::line::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
         Ok(Response::new(v1::GetLineResponse { line: Some(line) }))
     }
 
@@ -28,7 +30,10 @@ impl LineService for State {
         &self,
         request: Request<v1::ListLinesRequest>,
     ) -> Result<Response<v1::ListLinesResponse>, Status> {
-        domain::line::list(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::line::list(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn update_line(
@@ -36,7 +41,10 @@ impl LineService for State {
         request: Request<v1::UpdateLineRequest>,
     ) -> Result<Response<v1::UpdateLineResponse>, Status> {
         let caller = caller(&request)?;
-        domain::line::update(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::line::update(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn delete_line(
@@ -44,7 +52,10 @@ impl LineService for State {
         request: Request<v1::DeleteLineRequest>,
     ) -> Result<Response<v1::DeleteLineResponse>, Status> {
         let caller = caller(&request)?;
-        domain::line::delete(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::line::delete(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn reveal_line_password(
@@ -53,6 +64,9 @@ impl LineService for State {
     ) -> Result<Response<v1::RevealLinePasswordResponse>, Status> {
         let caller = caller(&request)?;
         let name = &request.get_ref().name;
-        domain::line::reveal_password(&self.store, &caller, name).await.map(Response::new).map_err(status)
+        domain::line::reveal_password(&self.store, &caller, name)
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }

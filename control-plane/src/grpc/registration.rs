@@ -12,15 +12,22 @@ impl RegistrationService for State {
         &self,
         request: Request<v1::GetRegistrationRequest>,
     ) -> Result<Response<v1::GetRegistrationResponse>, Status> {
-        let registration = domain::registration::get(&self.store, &request.get_ref().name).await.map_err(status)?;
-        Ok(Response::new(v1::GetRegistrationResponse { registration: Some(registration) }))
+        let registration = domain::registration::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::GetRegistrationResponse {
+            registration: Some(registration),
+        }))
     }
 
     async fn list_registrations(
         &self,
         request: Request<v1::ListRegistrationsRequest>,
     ) -> Result<Response<v1::ListRegistrationsResponse>, Status> {
-        domain::registration::list(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::registration::list(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn unregister(
@@ -29,7 +36,9 @@ impl RegistrationService for State {
     ) -> Result<Response<v1::UnregisterResponse>, Status> {
         let caller = caller(&request)?;
         let name = &request.get_ref().name;
-        let answer = domain::registration::unregister(&self.store, &caller, name).await.map_err(status)?;
+        let answer = domain::registration::unregister(&self.store, &caller, name)
+            .await
+            .map_err(status)?;
         self.live.bindings_changed().await;
         Ok(Response::new(answer))
     }

@@ -72,8 +72,11 @@ const METHODS: &[(&str, Role)] = &[
 ];
 
 /// Services beside the public API that any authenticated caller may use.
-const OPEN: &[&str] =
-    &["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+const OPEN: &[&str] = &[
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 
 /// The smallest role that may call the method at `path` (`/package.Service/Method`); `None`: nobody may.
 pub fn needed(path: &str) -> Option<Role> {
@@ -87,8 +90,10 @@ pub fn needed(path: &str) -> Option<Role> {
 
 /// Full names of the services of the public API, in order.
 pub(super) fn public_services() -> Vec<String> {
-    let mut services: Vec<String> =
-        METHODS.iter().filter_map(|(name, _)| Some(format!("trunkline.v1.{}", name.split_once('/')?.0))).collect();
+    let mut services: Vec<String> = METHODS
+        .iter()
+        .filter_map(|(name, _)| Some(format!("trunkline.v1.{}", name.split_once('/')?.0)))
+        .collect();
     services.dedup();
     services
 }
@@ -102,7 +107,10 @@ pub(super) struct Authority {
 
 impl Authority {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, denials: Arc::default() }
+        Self {
+            store,
+            denials: Arc::default(),
+        }
     }
 }
 
@@ -117,12 +125,22 @@ pub(super) async fn authorize(State(authority): State<Authority>, request: Reque
         return next.run(request).await;
     }
     let action = path.rsplit_once('/').map_or(path, |(_, method)| method);
-    info!(actor = caller.actor, role = caller.role.as_str(), action, "refused: role too small");
-    let refusal = status(Error::PermissionDenied { needed: needed.unwrap_or(Role::Admin) });
+    info!(
+        actor = caller.actor,
+        role = caller.role.as_str(),
+        action,
+        "refused: role too small"
+    );
+    let refusal = status(Error::PermissionDenied {
+        needed: needed.unwrap_or(Role::Admin),
+    });
     if needed.is_some() && authority.denials.first(&caller.actor, action) {
         let code = code_name(refusal.code());
         if let Err(error) = domain::audit::note_refusal(&authority.store, caller, action, "", code).await {
-            error!(error = &error as &dyn std::error::Error, "note a refusal in the audit log");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "note a refusal in the audit log"
+            );
         }
     }
     refusal.into_http()
@@ -174,7 +192,12 @@ mod tests {
             .iter()
             .filter(|file| file.package() == "trunkline.v1")
             .flat_map(|file| &file.service)
-            .flat_map(|service| service.method.iter().map(|method| format!("{}/{}", service.name(), method.name())))
+            .flat_map(|service| {
+                service
+                    .method
+                    .iter()
+                    .map(|method| format!("{}/{}", service.name(), method.name()))
+            })
             .collect();
         let table: BTreeSet<String> = METHODS.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert_eq!(table, contract);
@@ -185,10 +208,19 @@ mod tests {
     fn methods_that_only_read_are_for_viewers_and_secrets_for_admins() {
         for (name, role) in METHODS {
             let method = name.split_once('/').unwrap().1;
-            let reads = ["Get", "List", "Watch", "Explain"].iter().any(|verb| method.starts_with(verb));
-            let secret = ["Reveal", "CreateToken", "DeleteToken", "ListTokens", "CreateJoinToken", "UpdateSettings"]
+            let reads = ["Get", "List", "Watch", "Explain"]
                 .iter()
                 .any(|verb| method.starts_with(verb));
+            let secret = [
+                "Reveal",
+                "CreateToken",
+                "DeleteToken",
+                "ListTokens",
+                "CreateJoinToken",
+                "UpdateSettings",
+            ]
+            .iter()
+            .any(|verb| method.starts_with(verb));
             match (secret, reads) {
                 (true, _) => assert_eq!(*role, Role::Admin, "{name}"),
                 (false, true) => assert_eq!(*role, Role::Viewer, "{name}"),
@@ -200,8 +232,17 @@ mod tests {
     #[test]
     fn what_is_not_in_the_table_is_for_nobody() {
         assert_eq!(needed("/trunkline.v1.TrunkService/CreateTrunk"), Some(Role::Operator));
-        assert_eq!(needed("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"), Some(Role::Viewer));
-        for path in ["/trunkline.v1.TrunkService/DropAll", "/trunkline.dataplane.v1.X/Y", "/", "", "/x"] {
+        assert_eq!(
+            needed("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+            Some(Role::Viewer)
+        );
+        for path in [
+            "/trunkline.v1.TrunkService/DropAll",
+            "/trunkline.dataplane.v1.X/Y",
+            "/",
+            "",
+            "/x",
+        ] {
             assert_eq!(needed(path), None, "{path}");
         }
     }

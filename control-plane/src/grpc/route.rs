@@ -13,14 +13,16 @@ impl RouteService for State {
         request: Request<v1::CreateRouteRequest>,
     ) -> Result<Response<v1::CreateRouteResponse>, Status> {
         let caller = caller(&request)?;
-        domain::route::create(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::route::create(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
-    async fn get_route(
-        &self,
-        request: Request<v1::GetRouteRequest>,
-    ) -> Result<Response<v1::GetRouteResponse>, Status> {
-        let route = domain::route::get(&self.store, &request.get_ref().name).await.map_err(status)?;
+    async fn get_route(&self, request: Request<v1::GetRouteRequest>) -> Result<Response<v1::GetRouteResponse>, Status> {
+        let route = domain::route::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
         Ok(Response::new(v1::GetRouteResponse { route: Some(route) }))
     }
 
@@ -28,7 +30,10 @@ impl RouteService for State {
         &self,
         request: Request<v1::ListRoutesRequest>,
     ) -> Result<Response<v1::ListRoutesResponse>, Status> {
-        domain::route::list(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::route::list(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn update_route(
@@ -36,7 +41,10 @@ impl RouteService for State {
         request: Request<v1::UpdateRouteRequest>,
     ) -> Result<Response<v1::UpdateRouteResponse>, Status> {
         let caller = caller(&request)?;
-        domain::route::update(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::route::update(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn delete_route(
@@ -44,6 +52,9 @@ impl RouteService for State {
         request: Request<v1::DeleteRouteRequest>,
     ) -> Result<Response<v1::DeleteRouteResponse>, Status> {
         let caller = caller(&request)?;
-        domain::route::delete(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::route::delete(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }

@@ -12,8 +12,12 @@ impl SettingsService for State {
         &self,
         request: Request<v1::GetSettingsRequest>,
     ) -> Result<Response<v1::GetSettingsResponse>, Status> {
-        let settings = domain::settings::get(&self.store, &request.get_ref().name).await.map_err(status)?;
-        Ok(Response::new(v1::GetSettingsResponse { settings: Some(settings) }))
+        let settings = domain::settings::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::GetSettingsResponse {
+            settings: Some(settings),
+        }))
     }
 
     async fn update_settings(
@@ -21,6 +25,9 @@ impl SettingsService for State {
         request: Request<v1::UpdateSettingsRequest>,
     ) -> Result<Response<v1::UpdateSettingsResponse>, Status> {
         let caller = caller(&request)?;
-        domain::settings::update(&self.store, &caller, request.into_inner()).await.map(Response::new).map_err(status)
+        domain::settings::update(&self.store, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }

@@ -29,7 +29,12 @@ pub fn status(error: Error) -> Status {
             metadata.insert("resource".to_owned(), resource);
             (Code::NotFound, "RESOURCE_NOT_FOUND".to_owned())
         }
-        Error::AlreadyExists { reason, resource, description: _, fields } => {
+        Error::AlreadyExists {
+            reason,
+            resource,
+            description: _,
+            fields,
+        } => {
             metadata.insert("resource".to_owned(), resource);
             bad_request(&mut details, fields, &mut metadata);
             (Code::AlreadyExists, reason.to_owned())
@@ -94,9 +99,9 @@ fn bad_request(
     let size = |violation: &domain::FieldViolation| violation.field.len() + violation.description.len();
     let violations = fitting(violations, size, metadata);
     if !violations.is_empty() {
-        let violations = violations.into_iter().map(|domain::FieldViolation { field, description }| {
-            FieldViolation::new(field, description)
-        });
+        let violations = violations
+            .into_iter()
+            .map(|domain::FieldViolation { field, description }| FieldViolation::new(field, description));
         details.set_bad_request(violations.collect::<Vec<_>>());
     }
 }
@@ -110,9 +115,11 @@ fn precondition_failure(
         violation.kind.len() + violation.subject.len() + violation.description.len()
     };
     let violations = fitting(violations, size, metadata).into_iter().map(
-        |domain::PreconditionViolation { kind, subject, description }| {
-            PreconditionViolation::new(kind, subject, description)
-        },
+        |domain::PreconditionViolation {
+             kind,
+             subject,
+             description,
+         }| { PreconditionViolation::new(kind, subject, description) },
     );
     details.set_precondition_failure(violations.collect::<Vec<_>>());
 }
@@ -145,22 +152,44 @@ mod tests {
     fn examples() -> Vec<(Error, Code, &'static str)> {
         let violation = || domain::FieldViolation::new("acl.allow[0]", "is no address");
         vec![
-            (Error::Invalid(vec![violation()]), Code::InvalidArgument, "INVALID_FIELDS"),
+            (
+                Error::Invalid(vec![violation()]),
+                Code::InvalidArgument,
+                "INVALID_FIELDS",
+            ),
             (Error::not_found("trunks/a"), Code::NotFound, "RESOURCE_NOT_FOUND"),
             (Error::exists("trunks/a"), Code::AlreadyExists, "RESOURCE_EXISTS"),
-            (Error::precondition("PCI_DSS_ENABLED", "x", "no"), Code::FailedPrecondition, "PCI_DSS_ENABLED"),
             (
-                Error::StaleEtag { resource: "trunks/a".into(), current: "1".into() },
+                Error::precondition("PCI_DSS_ENABLED", "x", "no"),
+                Code::FailedPrecondition,
+                "PCI_DSS_ENABLED",
+            ),
+            (
+                Error::StaleEtag {
+                    resource: "trunks/a".into(),
+                    current: "1".into(),
+                },
                 Code::Aborted,
                 "ETAG_MISMATCH",
             ),
-            (Error::PermissionDenied { needed: Role::Admin }, Code::PermissionDenied, "ROLE_TOO_SMALL"),
             (
-                Error::Unavailable { reason: "WORKER_AWAY", description: "away".into() },
+                Error::PermissionDenied { needed: Role::Admin },
+                Code::PermissionDenied,
+                "ROLE_TOO_SMALL",
+            ),
+            (
+                Error::Unavailable {
+                    reason: "WORKER_AWAY",
+                    description: "away".into(),
+                },
                 Code::Unavailable,
                 "WORKER_AWAY",
             ),
-            (Error::Store(StoreError::Database(sqlx::Error::PoolTimedOut)), Code::Unavailable, "STORE_BUSY"),
+            (
+                Error::Store(StoreError::Database(sqlx::Error::PoolTimedOut)),
+                Code::Unavailable,
+                "STORE_BUSY",
+            ),
             (Error::Store(StoreError::WrongKey), Code::Internal, "INTERNAL"),
         ]
     }
@@ -173,14 +202,17 @@ mod tests {
             let info = status.get_details_error_info().expect("an ErrorInfo");
             assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, ERROR_DOMAIN));
             let infos = status.get_error_details_vec();
-            let count = infos.iter().filter(|detail| matches!(detail, tonic_types::ErrorDetail::ErrorInfo(_)));
+            let count = infos
+                .iter()
+                .filter(|detail| matches!(detail, tonic_types::ErrorDetail::ErrorInfo(_)));
             assert_eq!(count.count(), 1);
         }
     }
 
     #[test]
     fn a_thousand_violations_still_fit_a_header() {
-        let violations = (0..1000).map(|index| domain::FieldViolation::new(format!("acl.allow[{index}]"), "is no address"));
+        let violations =
+            (0..1000).map(|index| domain::FieldViolation::new(format!("acl.allow[{index}]"), "is no address"));
         let status = status(Error::Invalid(violations.collect()));
         assert!(status.details().len() < 6000, "{}", status.details().len());
         let sent = status.get_details_bad_request().unwrap().field_violations.len();

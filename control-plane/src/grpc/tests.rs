@@ -63,7 +63,10 @@ struct ScriptedLive {
 impl Live for ScriptedLive {
     async fn worker(&self, id: &str) -> Option<LiveWorker> {
         let workers = self.workers.lock().unwrap();
-        workers.iter().find(|(name, _)| name == id).map(|(_, worker)| worker.clone())
+        workers
+            .iter()
+            .find(|(name, _)| name == id)
+            .map(|(_, worker)| worker.clone())
     }
 
     async fn trunk_status(&self, _trunk: &str) -> v1::TrunkStatus {
@@ -76,7 +79,10 @@ impl Live for ScriptedLive {
     }
 
     async fn watch_calls(&self) -> CallFeed {
-        CallFeed { active: self.active.lock().unwrap().clone(), changes: self.changes.subscribe() }
+        CallFeed {
+            active: self.active.lock().unwrap().clone(),
+            changes: self.changes.subscribe(),
+        }
     }
 
     async fn bindings_changed(&self) {
@@ -98,7 +104,9 @@ struct Api {
 impl Api {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("control.db"), KeyFile::from_key([9; 32])).await.unwrap();
+        let store = Store::open(&directory.path().join("control.db"), KeyFile::from_key([9; 32]))
+            .await
+            .unwrap();
         let live = Arc::new(ScriptedLive {
             workers: Mutex::default(),
             trunk_status: Mutex::default(),
@@ -109,14 +117,26 @@ impl Api {
             binding_notices: AtomicUsize::new(0),
             deleted: Mutex::default(),
         });
-        let state = State { store: store.clone(), live: Arc::clone(&live) as Arc<dyn Live> };
+        let state = State {
+            store: store.clone(),
+            live: Arc::clone(&live) as Arc<dyn Live>,
+        };
         let routes = routes(state).await;
-        Self { store, live, routes, directory }
+        Self {
+            store,
+            live,
+            routes,
+            directory,
+        }
     }
 
     fn channel(&self, role: Role) -> Channel {
         let actor = format!("tokens/{}", role.as_str());
-        let caller = Caller { actor, role, source: Some("192.0.2.50".parse().unwrap()) };
+        let caller = Caller {
+            actor,
+            role,
+            source: Some("192.0.2.50".parse().unwrap()),
+        };
         InterceptedService::new(self.routes.clone(), As(caller))
     }
 
@@ -157,9 +177,17 @@ impl Api {
     }
 
     async fn audit(&self, resource: &str) -> Vec<v1::AuditEntry> {
-        let request = v1::ListAuditEntriesRequest { resource: resource.to_owned(), ..Default::default() };
+        let request = v1::ListAuditEntriesRequest {
+            resource: resource.to_owned(),
+            ..Default::default()
+        };
         let mut client = AuditServiceClient::new(self.channel(Role::Viewer));
-        client.list_audit_entries(request).await.unwrap().into_inner().audit_entries
+        client
+            .list_audit_entries(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .audit_entries
     }
 
     /// A trunk with nothing set but its display name and port.
@@ -168,44 +196,61 @@ impl Api {
     }
 
     async fn create(&self, id: &str, trunk: v1::Trunk) -> Result<v1::Trunk, Status> {
-        let request = v1::CreateTrunkRequest { trunk_id: id.to_owned(), trunk: Some(trunk), ..Default::default() };
+        let request = v1::CreateTrunkRequest {
+            trunk_id: id.to_owned(),
+            trunk: Some(trunk),
+            ..Default::default()
+        };
         Ok(self.trunks().create_trunk(request).await?.into_inner().trunk.unwrap())
     }
 
     async fn get(&self, id: &str) -> Result<v1::Trunk, Status> {
-        let request = v1::GetTrunkRequest { name: format!("trunks/{id}") };
+        let request = v1::GetTrunkRequest {
+            name: format!("trunks/{id}"),
+        };
         Ok(self.trunks().get_trunk(request).await?.into_inner().trunk.unwrap())
     }
 
     async fn update(&self, trunk: v1::Trunk, mask: &[&str]) -> Result<v1::Trunk, Status> {
-        let request = v1::UpdateTrunkRequest { trunk: Some(trunk), update_mask: field_mask(mask), ..Default::default() };
+        let request = v1::UpdateTrunkRequest {
+            trunk: Some(trunk),
+            update_mask: field_mask(mask),
+            ..Default::default()
+        };
         Ok(self.trunks().update_trunk(request).await?.into_inner().trunk.unwrap())
     }
 
     async fn credential(&self, trunk: &str, id: &str, password: &str) -> v1::DigestCredential {
         let request = create_credential(&format!("trunks/{trunk}"), id, id, password);
-        self.credentials().create_digest_credential(request).await.unwrap().into_inner().digest_credential.unwrap()
+        self.credentials()
+            .create_digest_credential(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .digest_credential
+            .unwrap()
     }
 
     /// Every file of the store, as it lies on the disk.
     fn disk(&self) -> Vec<u8> {
-        let files: Vec<PathBuf> =
-            std::fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let files: Vec<PathBuf> = std::fs::read_dir(self.directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         assert!(!files.is_empty());
         files.iter().flat_map(|path| std::fs::read(path).unwrap()).collect()
     }
 }
 
 fn trunk(display_name: &str, port: u32) -> v1::Trunk {
-    v1::Trunk { display_name: display_name.to_owned(), listen_port: Some(port), ..Default::default() }
+    v1::Trunk {
+        display_name: display_name.to_owned(),
+        listen_port: Some(port),
+        ..Default::default()
+    }
 }
 
-fn create_credential(
-    parent: &str,
-    id: &str,
-    username: &str,
-    password: &str,
-) -> v1::CreateDigestCredentialRequest {
+fn create_credential(parent: &str, id: &str, username: &str, password: &str) -> v1::CreateDigestCredentialRequest {
     v1::CreateDigestCredentialRequest {
         parent: parent.to_owned(),
         digest_credential_id: id.to_owned(),
@@ -231,7 +276,10 @@ fn contains(haystack: &[u8], needle: &str) -> bool {
 /// Code and reason of a refusal.
 fn refusal<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
     let status = result.unwrap_err();
-    (status.code(), status.get_details_error_info().expect("an ErrorInfo").reason)
+    (
+        status.code(),
+        status.get_details_error_info().expect("an ErrorInfo").reason,
+    )
 }
 
 /// Fields a refusal names, sorted.

@@ -13,24 +13,29 @@ impl TrunkService for State {
         request: Request<v1::CreateTrunkRequest>,
     ) -> Result<Response<v1::CreateTrunkResponse>, Status> {
         let caller = caller(&request)?;
-        let answer = domain::trunk::create(&self.store, &caller, request.into_inner()).await.map_err(status)?;
+        let answer = domain::trunk::create(&self.store, &caller, request.into_inner())
+            .await
+            .map_err(status)?;
         let trunk = self.complete_optional(answer.trunk).await;
         Ok(Response::new(v1::CreateTrunkResponse { trunk }))
     }
 
-    async fn get_trunk(
-        &self,
-        request: Request<v1::GetTrunkRequest>,
-    ) -> Result<Response<v1::GetTrunkResponse>, Status> {
-        let trunk = domain::trunk::get(&self.store, &request.get_ref().name).await.map_err(status)?;
-        Ok(Response::new(v1::GetTrunkResponse { trunk: Some(self.complete(trunk).await) }))
+    async fn get_trunk(&self, request: Request<v1::GetTrunkRequest>) -> Result<Response<v1::GetTrunkResponse>, Status> {
+        let trunk = domain::trunk::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::GetTrunkResponse {
+            trunk: Some(self.complete(trunk).await),
+        }))
     }
 
     async fn list_trunks(
         &self,
         request: Request<v1::ListTrunksRequest>,
     ) -> Result<Response<v1::ListTrunksResponse>, Status> {
-        let page = domain::trunk::list(&self.store, request.get_ref()).await.map_err(status)?;
+        let page = domain::trunk::list(&self.store, request.get_ref())
+            .await
+            .map_err(status)?;
         let mut trunks = Vec::with_capacity(page.trunks.len());
         for trunk in page.trunks {
             trunks.push(self.complete(trunk).await);
@@ -43,7 +48,9 @@ impl TrunkService for State {
         request: Request<v1::UpdateTrunkRequest>,
     ) -> Result<Response<v1::UpdateTrunkResponse>, Status> {
         let caller = caller(&request)?;
-        let answer = domain::trunk::update(&self.store, &caller, request.into_inner()).await.map_err(status)?;
+        let answer = domain::trunk::update(&self.store, &caller, request.into_inner())
+            .await
+            .map_err(status)?;
         let trunk = self.complete_optional(answer.trunk).await;
         Ok(Response::new(v1::UpdateTrunkResponse { trunk }))
     }
@@ -53,7 +60,9 @@ impl TrunkService for State {
         request: Request<v1::DeleteTrunkRequest>,
     ) -> Result<Response<v1::DeleteTrunkResponse>, Status> {
         let caller = caller(&request)?;
-        let answer = domain::trunk::delete(&self.store, &caller, request.into_inner()).await.map_err(status)?;
+        let answer = domain::trunk::delete(&self.store, &caller, request.into_inner())
+            .await
+            .map_err(status)?;
         self.live.bindings_changed().await;
         Ok(Response::new(answer))
     }
@@ -62,7 +71,10 @@ impl TrunkService for State {
         &self,
         request: Request<v1::ExplainAccessRequest>,
     ) -> Result<Response<v1::ExplainAccessResponse>, Status> {
-        domain::access::explain(&self.store, request.get_ref()).await.map(Response::new).map_err(status)
+        domain::access::explain(&self.store, request.get_ref())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 }
 

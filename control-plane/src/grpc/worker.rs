@@ -15,21 +15,29 @@ impl WorkerService for State {
         &self,
         request: Request<v1::GetWorkerRequest>,
     ) -> Result<Response<v1::GetWorkerResponse>, Status> {
-        let record = domain::worker::get(&self.store, &request.get_ref().name).await.map_err(status)?;
-        Ok(Response::new(v1::GetWorkerResponse { worker: Some(self.worker(record, Detail::Full).await) }))
+        let record = domain::worker::get(&self.store, &request.get_ref().name)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::GetWorkerResponse {
+            worker: Some(self.worker(record, Detail::Full).await),
+        }))
     }
 
     async fn list_workers(
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let (records, next_page_token) =
-            domain::worker::list(&self.store, request.get_ref()).await.map_err(status)?;
+        let (records, next_page_token) = domain::worker::list(&self.store, request.get_ref())
+            .await
+            .map_err(status)?;
         let mut workers = Vec::with_capacity(records.len());
         for record in records {
             workers.push(self.worker(record, Detail::OutOfStep).await);
         }
-        Ok(Response::new(v1::ListWorkersResponse { workers, next_page_token }))
+        Ok(Response::new(v1::ListWorkersResponse {
+            workers,
+            next_page_token,
+        }))
     }
 
     async fn drain_worker(
@@ -38,8 +46,12 @@ impl WorkerService for State {
     ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
         let caller = caller(&request)?;
         let name = &request.get_ref().name;
-        let record = domain::worker::set_draining(&self.store, &caller, name, true).await.map_err(status)?;
-        Ok(Response::new(v1::DrainWorkerResponse { worker: Some(self.worker(record, Detail::Full).await) }))
+        let record = domain::worker::set_draining(&self.store, &caller, name, true)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::DrainWorkerResponse {
+            worker: Some(self.worker(record, Detail::Full).await),
+        }))
     }
 
     async fn resume_worker(
@@ -48,8 +60,12 @@ impl WorkerService for State {
     ) -> Result<Response<v1::ResumeWorkerResponse>, Status> {
         let caller = caller(&request)?;
         let name = &request.get_ref().name;
-        let record = domain::worker::set_draining(&self.store, &caller, name, false).await.map_err(status)?;
-        Ok(Response::new(v1::ResumeWorkerResponse { worker: Some(self.worker(record, Detail::Full).await) }))
+        let record = domain::worker::set_draining(&self.store, &caller, name, false)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::ResumeWorkerResponse {
+            worker: Some(self.worker(record, Detail::Full).await),
+        }))
     }
 
     async fn delete_worker(
@@ -57,7 +73,9 @@ impl WorkerService for State {
         request: Request<v1::DeleteWorkerRequest>,
     ) -> Result<Response<v1::DeleteWorkerResponse>, Status> {
         let caller = caller(&request)?;
-        let id = domain::worker::delete(&self.store, &caller, &request.get_ref().name).await.map_err(status)?;
+        let id = domain::worker::delete(&self.store, &caller, &request.get_ref().name)
+            .await
+            .map_err(status)?;
         self.live.worker_deleted(id.as_str());
         Ok(Response::new(v1::DeleteWorkerResponse {}))
     }

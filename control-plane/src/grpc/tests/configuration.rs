@@ -6,7 +6,16 @@ use crate::store::{ChangesSince, Operation};
 #[tokio::test]
 async fn a_created_trunk_comes_back_with_its_effective_values() {
     let api = Api::start().await;
-    let created = api.create("main", v1::Trunk { display_name: " Main ".into(), ..Default::default() }).await.unwrap();
+    let created = api
+        .create(
+            "main",
+            v1::Trunk {
+                display_name: " Main ".into(),
+                ..Default::default()
+            },
+        )
+        .await
+        .unwrap();
     assert_eq!(created.name, "trunks/main");
     assert_eq!(created.protocol(), v1::TransportProtocol::Udp);
     assert_eq!(created.listen_port, Some(8060));
@@ -23,7 +32,10 @@ async fn everything_wrong_with_a_request_is_said_in_one_reply() {
         display_name: "Main".into(),
         listen_port: Some(70_000),
         max_call_rate: Some("forty".into()),
-        acl: Some(v1::AccessControl { allow: vec!["10.0.0.0/8".into(), "10.0.0.300".into()], ..Default::default() }),
+        acl: Some(v1::AccessControl {
+            allow: vec!["10.0.0.0/8".into(), "10.0.0.300".into()],
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let request = v1::CreateTrunkRequest {
@@ -39,7 +51,10 @@ async fn everything_wrong_with_a_request_is_said_in_one_reply() {
     let fields = violated(answer);
     let expected = ["request_id", "trunk_id", "acl.allow[1]", "listen_port", "max_call_rate"];
     for expected in expected {
-        assert!(fields.iter().any(|field| field.ends_with(expected)), "{expected} in {fields:?}");
+        assert!(
+            fields.iter().any(|field| field.ends_with(expected)),
+            "{expected} in {fields:?}"
+        );
     }
     assert_eq!(fields.len(), expected.len(), "{fields:?}");
     assert_eq!(api.store.revision(), 0);
@@ -65,9 +80,15 @@ async fn names_display_names_and_ports_belong_to_one_trunk() {
     assert_eq!(violated(both), ["display_name", "listen_port"]);
 
     // The same number is free on the other layer-4 protocol.
-    let tcp = v1::Trunk { protocol: v1::TransportProtocol::Tcp.into(), ..trunk("second", 8060) };
+    let tcp = v1::Trunk {
+        protocol: v1::TransportProtocol::Tcp.into(),
+        ..trunk("second", 8060)
+    };
     api.create("second", tcp).await.unwrap();
-    let tls = v1::Trunk { protocol: v1::TransportProtocol::Tls.into(), ..trunk("third", 8060) };
+    let tls = v1::Trunk {
+        protocol: v1::TransportProtocol::Tls.into(),
+        ..trunk("third", 8060)
+    };
     assert_eq!(refusal(api.create("third", tls).await).1, "PORT_IN_USE");
 }
 
@@ -75,19 +96,69 @@ async fn names_display_names_and_ports_belong_to_one_trunk() {
 async fn provisioning_and_syslog_take_ports_too() {
     let api = Api::start().await;
     let provision = |http, https| {
-        Some(v1::ProvisionSettings { http_port: Some(http), https_port: Some(https), ..Default::default() })
+        Some(v1::ProvisionSettings {
+            http_port: Some(http),
+            https_port: Some(https),
+            ..Default::default()
+        })
     };
-    api.create("a", v1::Trunk { provision: provision(8088, 0), ..trunk("a", 8060) }).await.unwrap();
-    let taken = api.create("b", v1::Trunk { provision: provision(0, 8088), ..trunk("b", 8061) }).await;
+    api.create(
+        "a",
+        v1::Trunk {
+            provision: provision(8088, 0),
+            ..trunk("a", 8060)
+        },
+    )
+    .await
+    .unwrap();
+    let taken = api
+        .create(
+            "b",
+            v1::Trunk {
+                provision: provision(0, 8088),
+                ..trunk("b", 8061)
+            },
+        )
+        .await;
     assert_eq!(violated(taken), ["provision.https_port"]);
 
-    let syslog = || Some(v1::SyslogSettings { enabled: Some(true), port: Some(8060) });
-    let taken = api.create("b", v1::Trunk { syslog: syslog(), ..trunk("b", 8061) }).await;
+    let syslog = || {
+        Some(v1::SyslogSettings {
+            enabled: Some(true),
+            port: Some(8060),
+        })
+    };
+    let taken = api
+        .create(
+            "b",
+            v1::Trunk {
+                syslog: syslog(),
+                ..trunk("b", 8061)
+            },
+        )
+        .await;
     assert_eq!(violated(taken), ["syslog.port"]);
 
     // Moving the holder away frees the port in the same instant.
-    api.update(v1::Trunk { name: "trunks/a".into(), listen_port: Some(9060), ..Default::default() }, &[]).await.unwrap();
-    api.create("b", v1::Trunk { syslog: syslog(), ..trunk("b", 8061) }).await.unwrap();
+    api.update(
+        v1::Trunk {
+            name: "trunks/a".into(),
+            listen_port: Some(9060),
+            ..Default::default()
+        },
+        &[],
+    )
+    .await
+    .unwrap();
+    api.create(
+        "b",
+        v1::Trunk {
+            syslog: syslog(),
+            ..trunk("b", 8061)
+        },
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -97,7 +168,11 @@ async fn an_update_changes_what_its_mask_names() {
     let patch = || v1::Trunk {
         name: "trunks/main".into(),
         max_calls: Some(10),
-        acl: Some(v1::AccessControl { allow: vec!["10.0.0.0/8".into()], allow_all: Some(true), ..Default::default() }),
+        acl: Some(v1::AccessControl {
+            allow: vec!["10.0.0.0/8".into()],
+            allow_all: Some(true),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let after = api.update(patch(), &["acl.allow"]).await.unwrap();
@@ -112,7 +187,10 @@ async fn an_update_changes_what_its_mask_names() {
     assert_eq!(after.display_name, "main");
 
     assert_eq!(refusal(api.update(patch(), &["colour"]).await).0, Code::InvalidArgument);
-    let reset = v1::Trunk { name: "trunks/main".into(), ..trunk("main", 8060) };
+    let reset = v1::Trunk {
+        name: "trunks/main".into(),
+        ..trunk("main", 8060)
+    };
     assert_eq!(api.update(reset, &["*"]).await.unwrap().max_calls, None);
 }
 
@@ -120,7 +198,14 @@ async fn an_update_changes_what_its_mask_names() {
 async fn an_update_that_changes_nothing_makes_no_revision() {
     let api = Api::start().await;
     let before = api.trunk("main", 8060).await;
-    let after = api.update(v1::Trunk { name: "trunks/main".into(), listen_port: Some(8060), ..Default::default() }, &[]);
+    let after = api.update(
+        v1::Trunk {
+            name: "trunks/main".into(),
+            listen_port: Some(8060),
+            ..Default::default()
+        },
+        &[],
+    );
     assert_eq!(after.await.unwrap().etag, before.etag);
     assert_eq!(api.store.revision(), 1);
 }
@@ -146,9 +231,15 @@ async fn a_stale_etag_aborts_updates_and_deletions() {
         etag: etag.to_owned(),
         ..Default::default()
     };
-    assert_eq!(refusal(api.trunks().delete_trunk(delete(&first.etag)).await).0, Code::Aborted);
+    assert_eq!(
+        refusal(api.trunks().delete_trunk(delete(&first.etag)).await).0,
+        Code::Aborted
+    );
     api.trunks().delete_trunk(delete(&second.etag)).await.unwrap();
-    assert_eq!(refusal(api.get("main").await), (Code::NotFound, "RESOURCE_NOT_FOUND".into()));
+    assert_eq!(
+        refusal(api.get("main").await),
+        (Code::NotFound, "RESOURCE_NOT_FOUND".into())
+    );
 }
 
 #[tokio::test]
@@ -161,21 +252,46 @@ async fn validate_only_checks_everything_and_stores_nothing() {
         validate_only: true,
         ..Default::default()
     };
-    let answer = api.trunks().create_trunk(create("second", 8061)).await.unwrap().into_inner().trunk.unwrap();
+    let answer = api
+        .trunks()
+        .create_trunk(create("second", 8061))
+        .await
+        .unwrap()
+        .into_inner()
+        .trunk
+        .unwrap();
     assert_eq!(answer.name, "trunks/second");
     assert_eq!(refusal(api.get("second").await).0, Code::NotFound);
-    assert_eq!(refusal(api.trunks().create_trunk(create("second", 8060)).await).0, Code::AlreadyExists);
+    assert_eq!(
+        refusal(api.trunks().create_trunk(create("second", 8060)).await).0,
+        Code::AlreadyExists
+    );
 
     let update = v1::UpdateTrunkRequest {
-        trunk: Some(v1::Trunk { name: "trunks/main".into(), max_calls: Some(3), ..Default::default() }),
+        trunk: Some(v1::Trunk {
+            name: "trunks/main".into(),
+            max_calls: Some(3),
+            ..Default::default()
+        }),
         validate_only: true,
         ..Default::default()
     };
-    let answer = api.trunks().update_trunk(update).await.unwrap().into_inner().trunk.unwrap();
+    let answer = api
+        .trunks()
+        .update_trunk(update)
+        .await
+        .unwrap()
+        .into_inner()
+        .trunk
+        .unwrap();
     assert_eq!(answer.max_calls, Some(3));
     assert_eq!(api.get("main").await.unwrap().max_calls, None);
 
-    let delete = v1::DeleteTrunkRequest { name: "trunks/main".into(), validate_only: true, ..Default::default() };
+    let delete = v1::DeleteTrunkRequest {
+        name: "trunks/main".into(),
+        validate_only: true,
+        ..Default::default()
+    };
     api.trunks().delete_trunk(delete).await.unwrap();
     assert!(api.get("main").await.is_ok());
     assert_eq!(api.store.revision(), 1);
@@ -197,9 +313,16 @@ async fn a_repeated_request_id_answers_as_the_first_time() {
     assert_eq!(violated(api.trunks().create_trunk(request(8061)).await), ["request_id"]);
 
     let mut tx = api.store.write().await.unwrap();
-    sqlx::query("UPDATE requests SET create_time = create_time - 86400001").execute(tx.conn()).await.unwrap();
+    sqlx::query("UPDATE requests SET create_time = create_time - 86400001")
+        .execute(tx.conn())
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(refusal(api.trunks().create_trunk(request(8060)).await).1, "DISPLAY_NAME_IN_USE", "after 24 hours");
+    assert_eq!(
+        refusal(api.trunks().create_trunk(request(8060)).await).1,
+        "DISPLAY_NAME_IN_USE",
+        "after 24 hours"
+    );
 }
 
 #[tokio::test]
@@ -211,7 +334,10 @@ async fn pages_show_every_trunk_once() {
     let mut names = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = v1::ListTrunksRequest { page_size: 3, page_token };
+        let request = v1::ListTrunksRequest {
+            page_size: 3,
+            page_token,
+        };
         let page = api.trunks().list_trunks(request).await.unwrap().into_inner();
         assert!(page.trunks.len() <= 3);
         names.extend(page.trunks.into_iter().map(|trunk| trunk.name));
@@ -220,9 +346,18 @@ async fn pages_show_every_trunk_once() {
         }
         page_token = page.next_page_token;
     }
-    assert_eq!(names, (0..7).map(|index| format!("trunks/t{index}")).collect::<Vec<_>>());
-    let negative = v1::ListTrunksRequest { page_size: -1, page_token: "x".into() };
-    assert_eq!(violated(api.trunks().list_trunks(negative).await), ["page_size", "page_token"]);
+    assert_eq!(
+        names,
+        (0..7).map(|index| format!("trunks/t{index}")).collect::<Vec<_>>()
+    );
+    let negative = v1::ListTrunksRequest {
+        page_size: -1,
+        page_token: "x".into(),
+    };
+    assert_eq!(
+        violated(api.trunks().list_trunks(negative).await),
+        ["page_size", "page_token"]
+    );
 }
 
 #[tokio::test]
@@ -233,7 +368,10 @@ async fn a_trunk_in_use_is_not_removed_unless_forced_and_never_from_under_a_rout
     let line = v1::CreateLineRequest {
         parent: "trunks/main".into(),
         line_id: "carrier".into(),
-        line: Some(v1::Line { host: "sip.example.com".into(), ..Default::default() }),
+        line: Some(v1::Line {
+            host: "sip.example.com".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     api.lines().create_line(line).await.unwrap();
@@ -250,7 +388,11 @@ async fn a_trunk_in_use_is_not_removed_unless_forced_and_never_from_under_a_rout
     };
     api.routes().create_route(route).await.unwrap();
 
-    let delete = |force| v1::DeleteTrunkRequest { name: "trunks/main".into(), force, ..Default::default() };
+    let delete = |force| v1::DeleteTrunkRequest {
+        name: "trunks/main".into(),
+        force,
+        ..Default::default()
+    };
     let status = api.trunks().delete_trunk(delete(false)).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     let mut referrers: Vec<String> = status
@@ -261,12 +403,29 @@ async fn a_trunk_in_use_is_not_removed_unless_forced_and_never_from_under_a_rout
         .map(|violation| violation.subject)
         .collect();
     referrers.sort();
-    assert_eq!(referrers, ["routes/out", "trunks/main/credentials/alice", "trunks/main/lines/carrier"]);
-    assert_eq!(refusal(api.trunks().delete_trunk(delete(true)).await).1, "RESOURCE_IN_USE", "the route");
+    assert_eq!(
+        referrers,
+        [
+            "routes/out",
+            "trunks/main/credentials/alice",
+            "trunks/main/lines/carrier"
+        ]
+    );
+    assert_eq!(
+        refusal(api.trunks().delete_trunk(delete(true)).await).1,
+        "RESOURCE_IN_USE",
+        "the route"
+    );
 
-    let line = v1::DeleteLineRequest { name: "trunks/main/lines/carrier".into(), ..Default::default() };
+    let line = v1::DeleteLineRequest {
+        name: "trunks/main/lines/carrier".into(),
+        ..Default::default()
+    };
     assert_eq!(refusal(api.lines().delete_line(line).await).1, "RESOURCE_IN_USE");
-    let route = v1::DeleteRouteRequest { name: "routes/out".into(), ..Default::default() };
+    let route = v1::DeleteRouteRequest {
+        name: "routes/out".into(),
+        ..Default::default()
+    };
     api.routes().delete_route(route).await.unwrap();
 
     let before = api.store.revision();
@@ -275,22 +434,40 @@ async fn a_trunk_in_use_is_not_removed_unless_forced_and_never_from_under_a_rout
         panic!("the log reaches back one revision")
     };
     let removed: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
-    assert_eq!(removed, ["trunks/main", "trunks/main/credentials/alice", "trunks/main/lines/carrier"]);
-    assert!(changes.iter().all(|change| change.operation == Operation::Remove && change.version == before + 1));
+    assert_eq!(
+        removed,
+        [
+            "trunks/main",
+            "trunks/main/credentials/alice",
+            "trunks/main/lines/carrier"
+        ]
+    );
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.operation == Operation::Remove && change.version == before + 1)
+    );
 }
 
 #[tokio::test]
 async fn a_route_to_nowhere_is_refused_by_name() {
     let api = Api::start().await;
     let route = v1::Route {
-        r#match: Some(v1::RouteMatch { inbound_trunk: "trunks/nowhere".into(), ..Default::default() }),
+        r#match: Some(v1::RouteMatch {
+            inbound_trunk: "trunks/nowhere".into(),
+            ..Default::default()
+        }),
         targets: vec![v1::RouteTarget {
             target: Some(v1::route_target::Target::Line("trunks/nowhere/lines/x".into())),
             ..Default::default()
         }],
         ..Default::default()
     };
-    let request = v1::CreateRouteRequest { route_id: "out".into(), route: Some(route), ..Default::default() };
+    let request = v1::CreateRouteRequest {
+        route_id: "out".into(),
+        route: Some(route),
+        ..Default::default()
+    };
     let status = api.routes().create_route(request).await.unwrap_err();
     let violations = status.get_details_precondition_failure().unwrap().violations;
     let subjects: Vec<&str> = violations.iter().map(|violation| violation.subject.as_str()).collect();
@@ -305,15 +482,24 @@ async fn a_line_needs_its_trunk_and_lists_below_it() {
     let create = |trunk: &str, id: &str| v1::CreateLineRequest {
         parent: format!("trunks/{trunk}"),
         line_id: id.to_owned(),
-        line: Some(v1::Line { host: "192.0.2.10".into(), ..Default::default() }),
+        line: Some(v1::Line {
+            host: "192.0.2.10".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
-    assert_eq!(refusal(api.lines().create_line(create("none", "x")).await).0, Code::NotFound);
+    assert_eq!(
+        refusal(api.lines().create_line(create("none", "x")).await).0,
+        Code::NotFound
+    );
     for (trunk, id) in [("a", "x"), ("a", "y"), ("a-b", "z")] {
         api.lines().create_line(create(trunk, id)).await.unwrap();
     }
     let list = async |parent: &str| {
-        let request = v1::ListLinesRequest { parent: parent.to_owned(), ..Default::default() };
+        let request = v1::ListLinesRequest {
+            parent: parent.to_owned(),
+            ..Default::default()
+        };
         let lines = api.lines().list_lines(request).await.unwrap().into_inner().lines;
         lines.into_iter().map(|line| line.name).collect::<Vec<_>>()
     };
@@ -327,9 +513,21 @@ async fn revisions_have_no_gap_and_the_log_tells_every_change() {
     api.trunk("a", 8060).await;
     let _refused = api.create("a", trunk("a", 8060)).await.unwrap_err();
     api.trunk("b", 8061).await;
-    api.update(v1::Trunk { name: "trunks/a".into(), max_calls: Some(1), ..Default::default() }, &[]).await.unwrap();
+    api.update(
+        v1::Trunk {
+            name: "trunks/a".into(),
+            max_calls: Some(1),
+            ..Default::default()
+        },
+        &[],
+    )
+    .await
+    .unwrap();
     api.trunks()
-        .delete_trunk(v1::DeleteTrunkRequest { name: "trunks/b".into(), ..Default::default() })
+        .delete_trunk(v1::DeleteTrunkRequest {
+            name: "trunks/b".into(),
+            ..Default::default()
+        })
         .await
         .unwrap();
     assert_eq!(api.store.revision(), 4);
@@ -360,30 +558,78 @@ async fn access_is_explained_by_the_deciding_entry() {
         deny: vec!["10.1.0.0/16".into()],
         ..Default::default()
     };
-    api.create("main", v1::Trunk { acl: Some(acl), ..trunk("main", 8060) }).await.unwrap();
+    api.create(
+        "main",
+        v1::Trunk {
+            acl: Some(acl),
+            ..trunk("main", 8060)
+        },
+    )
+    .await
+    .unwrap();
     let explain = async |source: &str, via: &str| {
         let request = v1::ExplainAccessRequest {
             name: "trunks/main".into(),
             source_address: source.to_owned(),
             via: via.to_owned(),
         };
-        api.trunks().explain_access(request).await.map(tonic::Response::into_inner)
+        api.trunks()
+            .explain_access(request)
+            .await
+            .map(tonic::Response::into_inner)
     };
     let answer = explain("10.2.0.1", "").await.unwrap();
     assert!(answer.allowed);
-    assert_eq!((answer.decision(), answer.field.as_str()), (v1::AccessDecision::AllowEntry, "acl.allow[0]"));
+    assert_eq!(
+        (answer.decision(), answer.field.as_str()),
+        (v1::AccessDecision::AllowEntry, "acl.allow[0]")
+    );
     let answer = explain("10.1.2.3", "").await.unwrap();
     assert!(!answer.allowed);
-    assert_eq!((answer.decision(), answer.entry.as_str()), (v1::AccessDecision::DenyEntry, "10.1.0.0/16"));
-    assert_eq!(explain("192.0.2.1", "").await.unwrap().decision(), v1::AccessDecision::NoMatch);
+    assert_eq!(
+        (answer.decision(), answer.entry.as_str()),
+        (v1::AccessDecision::DenyEntry, "10.1.0.0/16")
+    );
+    assert_eq!(
+        explain("192.0.2.1", "").await.unwrap().decision(),
+        v1::AccessDecision::NoMatch
+    );
     assert_eq!(violated(explain("phone.example.com", "").await), ["source_address"]);
 
-    let by_via = v1::AccessControl { use_source_address: Some(false), ..Default::default() };
-    let patch = v1::Trunk { name: "trunks/main".into(), acl: Some(by_via), ..Default::default() };
+    let by_via = v1::AccessControl {
+        use_source_address: Some(false),
+        ..Default::default()
+    };
+    let patch = v1::Trunk {
+        name: "trunks/main".into(),
+        acl: Some(by_via),
+        ..Default::default()
+    };
     api.update(patch, &["acl.use_source_address"]).await.unwrap();
     assert_eq!(violated(explain("192.0.2.1", "").await), ["via"]);
-    let answer = explain("192.0.2.1", "SIP/2.0/UDP 203.0.113.1, SIP/2.0/UDP 10.3.0.1:5062;branch=z9hG4bK1").await.unwrap();
+    let answer = explain(
+        "192.0.2.1",
+        "SIP/2.0/UDP 203.0.113.1, SIP/2.0/UDP 10.3.0.1:5062;branch=z9hG4bK1",
+    )
+    .await
+    .unwrap();
     assert_eq!((answer.allowed, answer.evaluated_address.as_str()), (true, "10.3.0.1"));
-    let answer = explain("192.0.2.1", "SIP/2.0/UDP phone.example.com;branch=z9hG4bK1").await.unwrap();
+    let answer = explain("192.0.2.1", "SIP/2.0/UDP phone.example.com;branch=z9hG4bK1")
+        .await
+        .unwrap();
     assert_eq!(answer.decision(), v1::AccessDecision::NoAddress);
+}
+
+#[tokio::test]
+async fn a_bad_parent_is_the_only_thing_wrong_with_a_good_line() {
+    let api = Api::start().await;
+    let request = v1::CreateLineRequest {
+        parent: "trunk/main".into(),
+        line: Some(v1::Line {
+            host: "192.0.2.10".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    assert_eq!(violated(api.lines().create_line(request).await), ["parent"]);
 }

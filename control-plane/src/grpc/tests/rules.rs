@@ -3,7 +3,10 @@
 use super::*;
 
 fn in_one_hour() -> Option<prost_types::Timestamp> {
-    Some(prost_types::Timestamp { seconds: crate::store::now_ms() / 1000 + 3600, nanos: 0 })
+    Some(prost_types::Timestamp {
+        seconds: crate::store::now_ms() / 1000 + 3600,
+        nanos: 0,
+    })
 }
 
 fn capturing() -> Option<v1::DiagnosticsSettings> {
@@ -15,8 +18,14 @@ fn capturing() -> Option<v1::DiagnosticsSettings> {
 }
 
 async fn set_pci(api: &Api, on: bool) {
-    let settings = v1::Settings { pci_dss_enabled: Some(on), ..Default::default() };
-    let request = v1::UpdateSettingsRequest { settings: Some(settings), ..Default::default() };
+    let settings = v1::Settings {
+        pci_dss_enabled: Some(on),
+        ..Default::default()
+    };
+    let request = v1::UpdateSettingsRequest {
+        settings: Some(settings),
+        ..Default::default()
+    };
     api.settings().update_settings(request).await.unwrap();
 }
 
@@ -24,7 +33,15 @@ async fn set_pci(api: &Api, on: bool) {
 async fn turning_pci_on_takes_captures_off_everywhere_at_once() {
     let api = Api::start().await;
     for (index, id) in (0..).zip(["a", "b"]) {
-        api.create(id, v1::Trunk { diagnostics: capturing(), ..trunk(id, 9000 + index) }).await.unwrap();
+        api.create(
+            id,
+            v1::Trunk {
+                diagnostics: capturing(),
+                ..trunk(id, 9000 + index)
+            },
+        )
+        .await
+        .unwrap();
     }
     api.trunk("c", 9100).await;
     let before = api.store.revision();
@@ -35,11 +52,27 @@ async fn turning_pci_on_takes_captures_off_everywhere_at_once() {
         assert_eq!(trunk.diagnostics.unwrap().media_capture, Some(false));
         assert_eq!(trunk.etag, crate::store::etag(before + 1));
     }
-    assert_ne!(api.get("c").await.unwrap().etag, crate::store::etag(before + 1), "nothing to take off there");
+    assert_ne!(
+        api.get("c").await.unwrap().etag,
+        crate::store::etag(before + 1),
+        "nothing to take off there"
+    );
 
-    let create = api.create("d", v1::Trunk { diagnostics: capturing(), ..trunk("d", 9200) }).await;
+    let create = api
+        .create(
+            "d",
+            v1::Trunk {
+                diagnostics: capturing(),
+                ..trunk("d", 9200)
+            },
+        )
+        .await;
     assert_eq!(refusal(create), (Code::FailedPrecondition, "PCI_DSS_ENABLED".into()));
-    let patch = v1::Trunk { name: "trunks/c".into(), diagnostics: capturing(), ..Default::default() };
+    let patch = v1::Trunk {
+        name: "trunks/c".into(),
+        diagnostics: capturing(),
+        ..Default::default()
+    };
     assert_eq!(refusal(api.update(patch.clone(), &[]).await).1, "PCI_DSS_ENABLED");
     set_pci(&api, false).await;
     api.update(patch, &[]).await.unwrap();
@@ -55,7 +88,15 @@ async fn a_capture_needs_an_end_within_a_week() {
             protocol_capture_until: until.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
             ..Default::default()
         };
-        let created = api.create("a", v1::Trunk { diagnostics: Some(diagnostics), ..trunk("a", 9000) }).await;
+        let created = api
+            .create(
+                "a",
+                v1::Trunk {
+                    diagnostics: Some(diagnostics),
+                    ..trunk("a", 9000)
+                },
+            )
+            .await;
         assert_eq!(violated(created), ["diagnostics.protocol_capture_until"], "{until:?}");
     }
 }
@@ -64,8 +105,15 @@ async fn a_capture_needs_an_end_within_a_week() {
 async fn insecure_tls_is_refused_by_the_rule_that_forbids_it() {
     let api = Api::start().await;
     for version in [v1::TlsVersion::SslV3, v1::TlsVersion::TlsV1, v1::TlsVersion::TlsV11] {
-        let tls = v1::TlsSettings { version: version.into(), ..Default::default() };
-        let wanted = v1::Trunk { protocol: v1::TransportProtocol::Tls.into(), tls: Some(tls), ..trunk("a", 9000) };
+        let tls = v1::TlsSettings {
+            version: version.into(),
+            ..Default::default()
+        };
+        let wanted = v1::Trunk {
+            protocol: v1::TransportProtocol::Tls.into(),
+            tls: Some(tls),
+            ..trunk("a", 9000)
+        };
         let status = api.create("a", wanted).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition, "{version:?}");
         assert_eq!(status.get_details_error_info().unwrap().reason, "INSECURE_TLS_VERSION");
@@ -78,9 +126,27 @@ async fn insecure_tls_is_refused_by_the_rule_that_forbids_it() {
 #[tokio::test]
 async fn a_trunk_open_to_everybody_carries_a_warning() {
     let api = Api::start().await;
-    let acl = v1::AccessControl { allow_all: Some(true), ..Default::default() };
-    let created = api.create("a", v1::Trunk { acl: Some(acl), ..trunk("a", 9000) }).await.unwrap();
-    assert!(created.warnings.iter().any(|warning| warning.reason == "SECURITY_RISK_ALLOW_ALL"), "{created:?}");
+    let acl = v1::AccessControl {
+        allow_all: Some(true),
+        ..Default::default()
+    };
+    let created = api
+        .create(
+            "a",
+            v1::Trunk {
+                acl: Some(acl),
+                ..trunk("a", 9000)
+            },
+        )
+        .await
+        .unwrap();
+    assert!(
+        created
+            .warnings
+            .iter()
+            .any(|warning| warning.reason == "SECURITY_RISK_ALLOW_ALL"),
+        "{created:?}"
+    );
     assert_eq!(api.get("a").await.unwrap().warnings, created.warnings);
 }
 
@@ -88,14 +154,30 @@ async fn a_trunk_open_to_everybody_carries_a_warning() {
 async fn roles_are_asked_for_before_anything_else() {
     let api = Api::start().await;
     let mut viewer = TrunkServiceClient::new(api.channel(Role::Viewer));
-    let create = v1::CreateTrunkRequest { trunk: Some(trunk("a", 9000)), ..Default::default() };
-    assert_eq!(refusal(viewer.create_trunk(create).await), (Code::PermissionDenied, "ROLE_TOO_SMALL".into()));
+    let create = v1::CreateTrunkRequest {
+        trunk: Some(trunk("a", 9000)),
+        ..Default::default()
+    };
+    assert_eq!(
+        refusal(viewer.create_trunk(create).await),
+        (Code::PermissionDenied, "ROLE_TOO_SMALL".into())
+    );
     viewer.list_trunks(v1::ListTrunksRequest::default()).await.unwrap();
     let mut operator = SettingsServiceClient::new(api.channel(Role::Operator));
-    let update = v1::UpdateSettingsRequest { settings: Some(v1::Settings::default()), ..Default::default() };
-    assert_eq!(refusal(operator.update_settings(update).await).0, Code::PermissionDenied);
-    let denied: Vec<_> =
-        api.audit("").await.into_iter().filter(|entry| entry.result == "PERMISSION_DENIED").collect();
+    let update = v1::UpdateSettingsRequest {
+        settings: Some(v1::Settings::default()),
+        ..Default::default()
+    };
+    assert_eq!(
+        refusal(operator.update_settings(update).await).0,
+        Code::PermissionDenied
+    );
+    let denied: Vec<_> = api
+        .audit("")
+        .await
+        .into_iter()
+        .filter(|entry| entry.result == "PERMISSION_DENIED")
+        .collect();
     assert_eq!(denied.len(), 2);
 }
 
@@ -103,7 +185,10 @@ async fn roles_are_asked_for_before_anything_else() {
 async fn a_request_without_a_caller_goes_nowhere() {
     let api = Api::start().await;
     let mut stranger = TrunkServiceClient::new(api.routes.clone());
-    let status = stranger.list_trunks(v1::ListTrunksRequest::default()).await.unwrap_err();
+    let status = stranger
+        .list_trunks(v1::ListTrunksRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
 }
 
@@ -111,8 +196,16 @@ async fn a_request_without_a_caller_goes_nowhere() {
 async fn settings_have_defaults_an_etag_and_bounds() {
     let api = Api::start().await;
     let get = async || {
-        let request = v1::GetSettingsRequest { name: "settings".into() };
-        api.settings().get_settings(request).await.unwrap().into_inner().settings.unwrap()
+        let request = v1::GetSettingsRequest {
+            name: "settings".into(),
+        };
+        api.settings()
+            .get_settings(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .settings
+            .unwrap()
     };
     let first = get().await;
     assert_eq!(first.pci_dss_enabled, Some(false));
@@ -124,7 +217,11 @@ async fn settings_have_defaults_an_etag_and_bounds() {
             ..Default::default()
         };
         let update_mask = field_mask(&["call_retention"]);
-        let request = v1::UpdateSettingsRequest { settings: Some(settings), update_mask, ..Default::default() };
+        let request = v1::UpdateSettingsRequest {
+            settings: Some(settings),
+            update_mask,
+            ..Default::default()
+        };
         api.settings().update_settings(request).await
     };
     update(7200, &first.etag).await.unwrap();
