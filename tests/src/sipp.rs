@@ -1,0 +1,259 @@
+//! SIPp: many phones at once, by the scenarios of `tests/scenarios`.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::eventually::{BOUND, eventually};
+use crate::fixtures::{REALM, User};
+use crate::process::Process;
+use crate::sip::is_bound;
+
+/// What a run is to do.
+#[derive(Debug, Clone)]
+pub struct Sipp {
+    scenario: &'static str,
+    local: SocketAddr,
+    target: Option<SocketAddr>,
+    calls: u32,
+    rate: u32,
+    rows: Vec<String>,
+    keys: Vec<(&'static str, String)>,
+}
+
+/// How a run went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Scenarios gone through to the end.
+    pub successful: u32,
+    /// Scenarios that ended otherwise.
+    pub failed: u32,
+    /// Messages sent again.
+    pub retransmissions: u32,
+}
+
+/// A run under way.
+#[derive(Debug)]
+pub struct Running {
+    process: Process,
+    statistics: PathBuf,
+    errors: PathBuf,
+}
+
+impl Sipp {
+    /// Registers users, all with a contact at `local`.
+    pub fn register(local: SocketAddr, target: SocketAddr, users: &[User]) -> Self {
+        let mut sipp = Self::new("register", local, Some(target));
+        sipp.calls = u32::try_from(users.len()).expect("a few thousand");
+        sipp.rows = users
+            .iter()
+            .map(|user| {
+                format!(
+                    "{0};[authentication username={0} password={1}]",
+                    user.name, user.password
+                )
+            })
+            .collect();
+        sipp
+    }
+
+    /// Calls from `callers` to `callees`, in turn, each with digest; every call talks for `talk`.
+    pub fn call(local: SocketAddr, target: SocketAddr, callers: &[User], callees: &[User], talk: Duration) -> Self {
+        let mut sipp = Self::new("call", local, Some(target));
+        sipp.rows = callers
+            .iter()
+            .zip(callees.iter().cycle())
+            .map(|(caller, callee)| {
+                let digest = format!("[authentication username={} password={}]", caller.name, caller.password);
+                format!("{};{};{digest}", caller.name, callee.name)
+            })
+            .collect();
+        sipp.keys = vec![("talk", talk.as_millis().to_string())];
+        sipp
+    }
+
+    /// Answers calls at `local` until it is ended.
+    pub fn answer(local: SocketAddr) -> Self {
+        Self::new("answer", local, None)
+    }
+
+    fn new(scenario: &'static str, local: SocketAddr, target: Option<SocketAddr>) -> Self {
+        Self {
+            scenario,
+            local,
+            target,
+            calls: 0,
+            rate: 200,
+            rows: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+
+    /// So many calls in all, instead of one for each user; the users take turns.
+    pub fn calls(mut self, calls: u32) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    /// So many new calls a second.
+    pub fn rate(mut self, rate: u32) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Starts it; what it writes goes to `dir`.
+    ///
+    /// # Errors
+    /// When SIPp is not there.
+    pub fn start(&self, dir: &Path) -> Result<Running> {
+        let name = format!("sipp-{}-{}-{}", self.scenario, self.local.ip(), self.local.port());
+        let runs = fs::read_dir(dir)?.filter_map(Result::ok).filter(|entry| {
+            let file = entry.file_name();
+            file.to_string_lossy().starts_with(&name)
+        });
+        let dir = dir.join(format!("{name}-{}", runs.count()));
+        fs::create_dir(&dir)?;
+        let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{}.xml", self.scenario));
+        let (statistics, errors) = (dir.join("statistics.csv"), dir.join("errors.log"));
+        let mut command = Command::new("sipp");
+        command.arg("-sf").arg(scenario);
+        command.args(["-i", &self.local.ip().to_string(), "-p", &self.local.port().to_string()]);
+        command.args(["-mi", &self.local.ip().to_string(), "-nostdin", "-key", "realm", REALM]);
+        command
+            .arg("-trace_stat")
+            .arg("-fd")
+            .arg("1")
+            .arg("-stf")
+            .arg(&statistics);
+        command.arg("-trace_err").arg("-error_file").arg(&errors);
+        for (key, value) in &self.keys {
+            command.args(["-key", key, value]);
+        }
+        if !self.rows.is_empty() {
+            let mut file = String::from("SEQUENTIAL\n");
+            for row in &self.rows {
+                let _ = writeln!(file, "{row}");
+            }
+            let path = dir.join("users.csv");
+            fs::write(&path, file)?;
+            command.arg("-inf").arg(path);
+        }
+        if let Some(target) = self.target {
+            command.args([
+                "-m",
+                &self.calls.to_string(),
+                "-r",
+                &self.rate.to_string(),
+                "-l",
+                "2000",
+            ]);
+            command.arg(target.to_string());
+        }
+        let process = Process::start(&name, &mut command, &dir.join("screen.log"))?;
+        Ok(Running {
+            process,
+            statistics,
+            errors,
+        })
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When it does not end within `bound`, or without statistics.
+    pub async fn run(&self, dir: &Path, bound: Duration) -> Result<Report> {
+        self.start(dir)?.finish(bound).await
+    }
+
+    /// Runs it to its end, in which nothing may have failed.
+    ///
+    /// # Errors
+    /// When a scenario did not go through.
+    pub async fn run_clean(&self, dir: &Path, bound: Duration) -> Result<Report> {
+        let running = self.start(dir)?;
+        let errors = running.errors.clone();
+        let report = running.finish(bound).await?;
+        let said = || -> String {
+            let text = fs::read_to_string(&errors).unwrap_or_default();
+            text.lines().take(40).collect::<Vec<_>>().join("\n")
+        };
+        ensure!(report.failed == 0, "{report:?}:\n{}", said());
+        ensure!(
+            report.successful == self.calls,
+            "{report:?} of {}:\n{}",
+            self.calls,
+            said()
+        );
+        Ok(report)
+    }
+}
+
+impl Running {
+    /// Waits until a UAS has its socket.
+    ///
+    /// # Errors
+    /// When it ended instead.
+    pub async fn listening(&mut self, local: SocketAddr) -> Result<()> {
+        eventually("SIPp to listen", BOUND, async || {
+            if let Some(status) = self.process.status()? {
+                return Ok(Err(anyhow::anyhow!("SIPp ended with {status}: {}", self.process.log())));
+            }
+            let SocketAddr::V4(local) = local else {
+                bail!("{local} is no IPv4 address")
+            };
+            ensure!(is_bound(local)?, "{local} is free");
+            Ok(Ok(()))
+        })
+        .await?
+    }
+
+    /// How it stands now.
+    ///
+    /// # Errors
+    /// Before the first second.
+    pub fn report(&self) -> Result<Report> {
+        let text = fs::read_to_string(&self.statistics).context("no statistics yet")?;
+        let mut lines = text.lines();
+        let header = lines.next().context("no statistics yet")?;
+        let last = lines.next_back().context("no statistics yet")?;
+        let values: HashMap<_, _> = header.split(';').zip(last.split(';')).collect();
+        let number = |name: &str| -> Result<u32> {
+            let value = values.get(name).with_context(|| format!("no column {name}"))?;
+            value.parse().with_context(|| format!("{name} is {value}"))
+        };
+        Ok(Report {
+            successful: number("SuccessfulCall(C)")?,
+            failed: number("FailedCall(C)")?,
+            retransmissions: number("Retransmissions(C)")?,
+        })
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not come, or the run was cut short: SIPp says 0 when all went well and 1 when a call failed.
+    pub async fn finish(mut self, bound: Duration) -> Result<Report> {
+        let status = self.process.wait(bound).await?;
+        let errors = || fs::read_to_string(&self.errors).unwrap_or_default();
+        ensure!(
+            matches!(status.code(), Some(0 | 1)),
+            "SIPp ended with {status}: {}",
+            errors()
+        );
+        self.report()
+    }
+
+    /// Ends it. Calls it still has are dropped.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.kill()
+    }
+}
