@@ -25,7 +25,8 @@ use crate::{
     grpc,
     identity::{
         AuthLayer, Authority, AuthorityError, BootstrapError, Enrollment, ServerCertificate, ServerTlsError,
-        TrunkCertificates, accept, api_config, ensure_admin_token, ensure_join_token_file, files::create_private_dir,
+        TrunkCertificates, accept, api_config, ensure_admin_token, ensure_join_token_file,
+        files::{create_private_dir, write_public},
         worker_config,
     },
     ingest::{BindingStreams, Bindings, LiveCalls, Reports, Upkeep},
@@ -71,6 +72,15 @@ pub enum StartError {
     /// A token file cannot be written.
     #[error(transparent)]
     Token(#[from] BootstrapError),
+    /// The copy of the CA certificate cannot be written.
+    #[error("write the CA certificate to {}", path.display())]
+    CaFile {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
     /// An address cannot be listened on.
     #[error("listen on {address} for {purpose}")]
     Listen {
@@ -131,6 +141,12 @@ impl App {
             now,
         )?);
         ensure_admin_token(&store, &state_dir.join("admin.token")).await?;
+        if let Some(path) = &options.ca_file {
+            write_public(path, authority.certificate_pem().as_bytes()).map_err(|source| StartError::CaFile {
+                path: path.clone(),
+                source,
+            })?;
+        }
         if let Some(path) = &options.join_token_file {
             ensure_join_token_file(&store, path).await?;
         }

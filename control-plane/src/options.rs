@@ -45,6 +45,10 @@ pub struct Options {
     #[arg(long, env = "TRUNKLINE_JOIN_TOKEN_FILE")]
     pub join_token_file: Option<PathBuf>,
 
+    /// Write the certificate of the managed CA to this file, for workers and API callers to pin (mode 0644).
+    #[arg(long, env = "TRUNKLINE_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
     /// Hours a worker's certificate is valid; workers renew it at two thirds.
     #[arg(long, env = "TRUNKLINE_WORKER_CERTIFICATE_HOURS", default_value_t = 24, value_parser = value_parser!(u32).range(1..=8760))]
     pub worker_certificate_hours: u32,

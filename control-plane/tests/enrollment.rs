@@ -211,6 +211,12 @@ async fn the_admin_token_is_written_once_for_its_owner_only() {
             .mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+    let copy = control.directory.path().join("ca-copy.pem");
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(
+        std::fs::read(&copy).unwrap(),
+        std::fs::read(control.directory.path().join("ca.pem")).unwrap()
+    );
     let token = control.admin_token();
     let control = control.restart().await;
     assert_eq!(control.admin_token(), token);

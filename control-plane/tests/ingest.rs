@@ -1,7 +1,10 @@
 //! Reports from workers: stored once, shown live.
 
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
-#![allow(clippy::disallowed_methods, reason = "the far end of a real control plane has a real clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the far end of a real control plane has a real clock"
+)]
 
 mod support;
 

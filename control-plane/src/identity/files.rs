@@ -20,8 +20,20 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Whatever the file system says; the temporary file is removed then.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    write(path, content, 0o600)
+}
+
+/// As [`write_private`], with mode 0644: for what everybody may know.
+///
+/// # Errors
+/// As [`write_private`].
+pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
+    write(path, content, 0o644)
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let written = write_new(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    let written = write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The first error is the one that explains; the leftover may not even exist.
         drop(fs::remove_file(&temporary));
@@ -29,13 +41,13 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     // A leftover of a crash with the same process id must not keep its old mode.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }

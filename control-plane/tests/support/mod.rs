@@ -213,6 +213,8 @@ fn options(state_dir: &Path, limits: Limits) -> Options {
         "--trunk-address=192.0.2.1",
         "--state-dir",
         state_dir.to_str().unwrap(),
+        "--ca-file",
+        state_dir.join("ca-copy.pem").to_str().unwrap(),
     ])
     .unwrap();
     options.limits = limits;
