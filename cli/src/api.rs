@@ -48,9 +48,8 @@ impl Api {
     /// # Errors
     /// When one of the files cannot be read, or the server cannot be reached or is not vouched for by that CA.
     pub async fn connect(state: &State, address: SocketAddr) -> Result<Self> {
-        let read = |path: std::path::PathBuf| {
-            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-        };
+        let read =
+            |path: std::path::PathBuf| fs::read_to_string(&path).with_context(|| format!("read {}", path.display()));
         let authority = Certificate::from_pem(read(state.ca_file())?);
         let token = read(state.token_file())?;
         let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.trim()))
@@ -63,7 +62,10 @@ impl Api {
             .connect()
             .await
             .with_context(|| format!("connect to the API at {address}"))?;
-        Ok(Self { channel, bearer: Bearer(bearer) })
+        Ok(Self {
+            channel,
+            bearer: Bearer(bearer),
+        })
     }
 
     /// Trunks.

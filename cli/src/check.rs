@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::sync::oneshot;
 use trunkline_proto::v1::GetTrunkRequest;
 
 use crate::api::Api;
@@ -73,13 +74,21 @@ pub async fn run(options: &CheckOptions) -> Result<()> {
     let ca_file = state.ca_file();
     let trusted = tls_config(&ca_file).with_context(|| format!("read {}", ca_file.display()))?;
     let accounts = state.read_phones()?;
-    let servers = [(UDP_TRUNK_ID, Server::Udp(udp)), (TLS_TRUNK_ID, Server::Tls(tls, trusted))];
+    let servers = [
+        (UDP_TRUNK_ID, Server::Udp(udp)),
+        (TLS_TRUNK_ID, Server::Tls(tls, trusted)),
+    ];
     let mut testers = Vec::with_capacity(PHONES * servers.len());
     for (trunk, server) in servers {
         testers.extend(open(&state, &accounts, trunk, &server).await?);
     }
 
-    println!("\nCheck: {} phones, {} calls of {} s", testers.len(), CALLS.len(), options.talk.as_secs());
+    println!(
+        "\nCheck: {} phones, {} calls of {} s",
+        testers.len(),
+        CALLS.len(),
+        options.talk.as_secs()
+    );
     let outcome = exercise(&api, &mut testers, options.talk).await;
     // Whatever happened, nothing of the check stays registered.
     let removed = unregister(&mut testers).await;
@@ -101,33 +110,57 @@ pub async fn run(options: &CheckOptions) -> Result<()> {
 
 /// Where a trunk listens, as the first worker that has it bound says.
 async fn listener(api: &Api, trunk: &str) -> Result<SocketAddr> {
-    let request = GetTrunkRequest { name: format!("trunks/{trunk}") };
-    let response = api.trunks().get_trunk(request).await.with_context(|| format!("look up trunks/{trunk}"))?;
-    let status = response.into_inner().trunk.and_then(|trunk| trunk.status).unwrap_or_default();
+    let request = GetTrunkRequest {
+        name: format!("trunks/{trunk}"),
+    };
+    let response = api
+        .trunks()
+        .get_trunk(request)
+        .await
+        .with_context(|| format!("look up trunks/{trunk}"))?;
+    let status = response
+        .into_inner()
+        .trunk
+        .and_then(|trunk| trunk.status)
+        .unwrap_or_default();
     let bound = status.listeners.iter().find(|listener| listener.bound);
-    let address = &bound.with_context(|| format!("no worker listens for trunks/{trunk}"))?.address;
-    address.parse().with_context(|| format!("read the address `{address}` of trunks/{trunk}"))
+    let address = &bound
+        .with_context(|| format!("no worker listens for trunks/{trunk}"))?
+        .address;
+    address
+        .parse()
+        .with_context(|| format!("read the address `{address}` of trunks/{trunk}"))
 }
 
-async fn open(
-    state: &State,
-    accounts: &[SamplePhone],
-    trunk: &'static str,
-    server: &Server,
-) -> Result<Vec<Tester>> {
-    let accounts: Vec<&SamplePhone> = accounts.iter().filter(|phone| phone.trunk == trunk).take(PHONES).collect();
+async fn open(state: &State, accounts: &[SamplePhone], trunk: &'static str, server: &Server) -> Result<Vec<Tester>> {
+    let accounts: Vec<&SamplePhone> = accounts
+        .iter()
+        .filter(|phone| phone.trunk == trunk)
+        .take(PHONES)
+        .collect();
     if accounts.len() < PHONES {
-        bail!("{} names fewer than {PHONES} phones of {trunk}", state.phones_file().display());
+        bail!(
+            "{} names fewer than {PHONES} phones of {trunk}",
+            state.phones_file().display()
+        );
     }
     let mut testers = Vec::with_capacity(PHONES);
     for account in accounts {
-        let account = Account { user: account.user.clone(), password: account.password.clone() };
+        let account = Account {
+            user: account.user.clone(),
+            password: account.password.clone(),
+        };
         let phone = Phone::open(account, server).await?;
         let (protocol, secure) = match server {
             Server::Udp(_) => ("UDP", false),
             Server::Tls(..) => ("TLS", true),
         };
-        testers.push(Tester { phone, trunk, protocol, secure });
+        testers.push(Tester {
+            phone,
+            trunk,
+            protocol,
+            secure,
+        });
     }
     Ok(testers)
 }
@@ -136,8 +169,11 @@ async fn open(
 async fn exercise(api: &Api, testers: &mut [Tester], talk: Duration) -> Result<Vec<Observation>> {
     for tester in testers.iter_mut() {
         let registered = tester.phone.register(EXPIRES).await;
-        let Registered { expires, algorithm, took } =
-            registered.map_err(|error| error_of(tester, "register", error.into()))?;
+        let Registered {
+            expires,
+            algorithm,
+            took,
+        } = registered.map_err(|error| error_of(tester, "register", error.into()))?;
         let algorithm = algorithm
             .ok_or_else(|| anyhow!("{} was registered without a password", tester.phone.user()))?
             .as_str();
@@ -161,14 +197,39 @@ async fn exercise(api: &Api, testers: &mut [Tester], talk: Duration) -> Result<V
 
 async fn call(caller: &mut Tester, callee: &mut Tester, duration: Duration) -> Result<Observation> {
     let dialled = callee.phone.user().to_owned();
-    let out = Talk { send: CALLER_TONE, expect: CALLEE_TONE, duration };
-    let back = Talk { send: CALLEE_TONE, expect: CALLER_TONE, duration };
-    let ended = tokio::try_join!(
-        async { caller.phone.call(&dialled, &out).await.map_err(|error| ("call", true, error)) },
-        async { callee.phone.answer(&back, PATIENCE).await.map_err(|error| ("answer", false, error)) },
-    );
+    let out = Talk {
+        send: CALLER_TONE,
+        expect: CALLEE_TONE,
+        duration,
+    };
+    let back = Talk {
+        send: CALLEE_TONE,
+        expect: CALLER_TONE,
+        duration,
+    };
+    let (over, hung_up) = oneshot::channel::<()>();
+    let calling = async {
+        let called = caller.phone.call(&dialled, &out).await;
+        drop(over);
+        called.map_err(|error| ("call", true, error))
+    };
+    let answering = async {
+        let answered = callee.phone.answer(&back, PATIENCE).await;
+        let answered = answered.map_err(|error| ("answer", false, error))?;
+        // The caller's BYE may have to be answered again.
+        callee
+            .phone
+            .attend(hung_up)
+            .await
+            .map_err(|error| ("end the call", false, error))?;
+        Ok(answered)
+    };
+    let ended = tokio::try_join!(calling, answering);
     match ended {
-        Ok((called, answered)) => Ok(Observation { caller: End::of(caller, called), callee: End::of(callee, answered) }),
+        Ok((called, answered)) => Ok(Observation {
+            caller: End::of(caller, called),
+            callee: End::of(callee, answered),
+        }),
         Err((what, is_caller, error)) => {
             let pair = format!("in the call from {} to {dialled}", caller.phone.user());
             let tester = if is_caller { caller } else { callee };
@@ -189,7 +250,12 @@ async fn unregister(testers: &mut [Tester]) -> Result<()> {
 }
 
 fn error_of(tester: &Tester, what: &str, error: anyhow::Error) -> anyhow::Error {
-    error.context(format!("{} ({} over {}) cannot {what}", tester.phone.user(), tester.trunk, tester.protocol))
+    error.context(format!(
+        "{} ({} over {}) cannot {what}",
+        tester.phone.user(),
+        tester.trunk,
+        tester.protocol
+    ))
 }
 
 impl End {

@@ -1,5 +1,8 @@
 //! `trunkline`: start an edge on this machine, and prove that calls pass.
-#![allow(clippy::disallowed_methods, reason = "a program that runs processes and phones owns its clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a program that runs processes and phones owns its clock"
+)]
 
 mod api;
 mod check;

@@ -119,7 +119,10 @@ impl FromStr for UdpAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let address = text.strip_prefix("udp:").unwrap_or(text);
-        address.parse().map(Self).map_err(|_| format!("`{address}` is not ADDRESS:PORT"))
+        address
+            .parse()
+            .map(Self)
+            .map_err(|_| format!("`{address}` is not ADDRESS:PORT"))
     }
 }
 
@@ -144,9 +147,14 @@ mod tests {
     #[test]
     fn defaults_listen_on_loopback_and_keep_the_ports_of_the_trunks() {
         let options = Options::try_parse_from(["trunkline", "up"]).unwrap();
-        let Command::Up(up) = options.command else { panic!("not `up`") };
+        let Command::Up(up) = options.command else {
+            panic!("not `up`")
+        };
         assert!(up.sip_address.is_loopback());
-        assert_eq!((up.sip_port, up.tls_port, up.talk), (None, None, Duration::from_secs(3)));
+        assert_eq!(
+            (up.sip_port, up.tls_port, up.talk),
+            (None, None, Duration::from_secs(3))
+        );
         assert!(!up.check && !up.exit);
     }
 

@@ -61,6 +61,8 @@ pub struct Phone {
     register: (String, u32),
     /// The nonce of the last REGISTER, used again with the next count.
     register_digest: Option<ClientDigest>,
+    /// Call-ID of the last call placed, and its ACK: sent again with every 2xx that comes again (RFC 3261 §13.2.2.4).
+    last_ack: Option<(String, Bytes)>,
 }
 
 /// A request with its final response.
@@ -83,7 +85,14 @@ impl Phone {
         let agent = Agent::open(server).await?;
         let identity = Identity::new(&account.user, server.address(), agent.local(), server.protocol());
         let register = (request::token(), 0);
-        Ok(Self { account, identity, agent, register, register_digest: None })
+        Ok(Self {
+            account,
+            identity,
+            agent,
+            register,
+            register_digest: None,
+            last_ack: None,
+        })
     }
 
     /// User part of the phone's address of record.
@@ -96,12 +105,22 @@ impl Phone {
         self.agent.local()
     }
 
+    /// Stays reachable until `until` is: the answers of what has ended may have to be repeated.
+    ///
+    /// # Errors
+    /// The transport failed.
+    pub async fn attend(&mut self, until: impl Future) -> Result<(), PhoneError> {
+        let mut until = std::pin::pin!(until);
+        loop {
+            tokio::select! {
+                _ = &mut until => return Ok(()),
+                incoming = self.agent.next() => self.decline(incoming?)?,
+            }
+        }
+    }
+
     /// Sends a request and waits for its final response, answering one challenge, or a second when the nonce was stale.
-    async fn exchange(
-        &mut self,
-        mut draft: Draft,
-        digest: &mut Option<ClientDigest>,
-    ) -> Result<Exchange, PhoneError> {
+    async fn exchange(&mut self, mut draft: Draft, digest: &mut Option<ClientDigest>) -> Result<Exchange, PhoneError> {
         let started = tokio::time::Instant::now();
         let mut ringing = None;
         let mut algorithm = None;
@@ -110,20 +129,28 @@ impl Phone {
             if let Some(digest) = digest {
                 let (user, password) = (&self.account.user, self.account.password.expose());
                 algorithm = Some(digest.algorithm());
-                draft.credentials =
-                    Some(digest.authorize(user, password, &draft.method, &draft.uri, &mut rand::rng()));
+                draft.credentials = Some(digest.authorize(user, password, &draft.method, &draft.uri, &mut rand::rng()));
             }
             let response = self.send(&draft, started, &mut ringing).await?;
-            let challenged =
-                matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+            let challenged = matches!(
+                response.status(),
+                StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            );
             if !challenged {
-                return Ok(Exchange { response, draft, ringing, algorithm });
+                return Ok(Exchange {
+                    response,
+                    draft,
+                    ringing,
+                    algorithm,
+                });
             }
             let fresh = ClientDigest::from_challenge(&response)?;
             challenges += 1;
             // The first may be for a nonce kept from before, the second for one that went stale on the way.
             if challenges > 1 && (challenges > 2 || !fresh.is_stale()) {
-                return Err(PhoneError::Credentials { realm: fresh.realm().to_owned() });
+                return Err(PhoneError::Credentials {
+                    realm: fresh.realm().to_owned(),
+                });
             }
             *digest = Some(fresh);
             draft.cseq += 1;
@@ -149,17 +176,31 @@ impl Phone {
                     }
                 }
                 Incoming::Unanswered(id) if id == sent => {
-                    return Err(PhoneError::NoResponse { method: draft.method.clone() });
+                    return Err(PhoneError::NoResponse {
+                        method: draft.method.clone(),
+                    });
                 }
                 other => self.decline(other)?,
             }
         }
     }
 
-    /// Answers what belongs to nothing the phone is doing.
+    /// Answers what belongs to nothing the phone is waiting for.
     fn decline(&mut self, incoming: Incoming) -> Result<(), PhoneError> {
-        // Responses to what was given up, and ACKs for what ended, ask for no answer.
-        let Incoming::Request(id, request) = incoming else { return Ok(()) };
+        let (id, request) = match incoming {
+            Incoming::Request(id, request) => (id, request),
+            Incoming::Response(_, response) => {
+                if *response.cseq_method() == Method::Invite
+                    && let Some((call_id, ack)) = &self.last_ack
+                    && response.call_id() == call_id
+                {
+                    self.agent.send_directly(ack);
+                }
+                return Ok(());
+            }
+            // What was given up, and what has ended, asks for no answer.
+            Incoming::Ack(_) | Incoming::Unanswered(_) => return Ok(()),
+        };
         let status = match request.method() {
             Method::Options => StatusCode::OK,
             _ if request.to_tag().is_some() => StatusCode::CALL_DOES_NOT_EXIST,
@@ -190,7 +231,9 @@ impl Phone {
         tag: &str,
         body: Option<Bytes>,
     ) -> Result<Bytes, WriteError> {
-        let mut builder = ResponseBuilder::new(request, status).to_tag(tag).header(HeaderName::Allow, ALLOW);
+        let mut builder = ResponseBuilder::new(request, status)
+            .to_tag(tag)
+            .header(HeaderName::Allow, ALLOW);
         if request.method().creates_dialog() {
             builder = builder.header(HeaderName::Contact, self.identity.contact());
         }

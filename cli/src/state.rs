@@ -44,7 +44,8 @@ pub struct Lock {
     _file: File,
 }
 
-const PHONES_HEAD: &str = "# Sample phones of `trunkline up`: trunk, user, password. Delete a line to have it read anew from the API.\n";
+const PHONES_HEAD: &str =
+    "# Sample phones of `trunkline up`: trunk, user, password. Delete a line to have it read anew from the API.\n";
 
 impl State {
     /// The directory as given; nothing is created.
@@ -133,7 +134,10 @@ impl State {
     pub fn read_endpoints(&self) -> Result<Endpoints> {
         let path = self.endpoints_file();
         let text = fs::read_to_string(&path).with_context(|| {
-            format!("read {} (is `trunkline up` running with this state directory?)", path.display())
+            format!(
+                "read {} (is `trunkline up` running with this state directory?)",
+                path.display()
+            )
         })?;
         serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))
     }
@@ -143,10 +147,13 @@ impl State {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_phones(&self, phones: &[SamplePhone]) -> Result<()> {
-        let lines = phones.iter().map(|SamplePhone { trunk, user, password }| {
-            format!("{trunk} {user} {}\n", password.expose())
-        });
-        write_private(&self.phones_file(), &[PHONES_HEAD.to_owned()].into_iter().chain(lines).collect::<String>())
+        let lines = phones
+            .iter()
+            .map(|SamplePhone { trunk, user, password }| format!("{trunk} {user} {}\n", password.expose()));
+        write_private(
+            &self.phones_file(),
+            &[PHONES_HEAD.to_owned()].into_iter().chain(lines).collect::<String>(),
+        )
     }
 
     /// The sample phones; none when there is no file.
@@ -164,7 +171,9 @@ impl State {
 }
 
 fn parse_phones(text: &str) -> Result<Vec<SamplePhone>> {
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let lines = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     lines
         .map(|(number, line)| {
             let mut words = line.split_whitespace();
@@ -201,7 +210,11 @@ mod tests {
     use super::*;
 
     fn phone(user: &str) -> SamplePhone {
-        SamplePhone { trunk: "sample-udp".into(), user: user.into(), password: Secret::new(format!("p-{user}")) }
+        SamplePhone {
+            trunk: "sample-udp".into(),
+            user: user.into(),
+            password: Secret::new(format!("p-{user}")),
+        }
     }
 
     #[test]
@@ -212,7 +225,10 @@ mod tests {
         let phones = [phone("1001"), phone("1002")];
         state.write_phones(&phones).unwrap();
         assert_eq!(state.read_phones().unwrap(), phones);
-        assert_eq!(fs::metadata(state.phones_file()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(state.phones_file()).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert!(!format!("{phones:?}").contains("p-1001"));
     }
 
@@ -228,8 +244,11 @@ mod tests {
         let state = State::new(directory.path());
         assert!(format!("{:#}", state.read_endpoints().unwrap_err()).contains("is `trunkline up` running"));
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let endpoints =
-            Endpoints { api: address(8443), control_metrics: address(9464), worker_metrics: address(9465) };
+        let endpoints = Endpoints {
+            api: address(8443),
+            control_metrics: address(9464),
+            worker_metrics: address(9465),
+        };
         state.write_endpoints(&endpoints).unwrap();
         assert_eq!(state.read_endpoints().unwrap(), endpoints);
     }

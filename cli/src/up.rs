@@ -55,14 +55,21 @@ async fn serve(options: &UpOptions, state: &State, endpoints: &Endpoints, childr
     ports::require_free(&[
         ("API (--api-port)", endpoints.api),
         ("workers (--worker-port)", worker_listen),
-        ("control plane metrics (--control-metrics-port)", endpoints.control_metrics),
+        (
+            "control plane metrics (--control-metrics-port)",
+            endpoints.control_metrics,
+        ),
         ("worker metrics (--worker-metrics-port)", endpoints.worker_metrics),
     ])?;
     children.start(control(options, state, endpoints, worker_listen))?;
     ready::wait("control plane", endpoints.control_metrics, READY).await?;
     let api = Api::connect(state, endpoints.api).await?;
 
-    let samples = if options.no_examples { Vec::new() } else { examples::apply(&api, state, options).await? };
+    let samples = if options.no_examples {
+        Vec::new()
+    } else {
+        examples::apply(&api, state, options).await?
+    };
     for sample in &samples {
         ports::require_free_listener(sample.protocol, SocketAddr::new(options.sip_address, sample.port))?;
     }
@@ -76,7 +83,13 @@ async fn serve(options: &UpOptions, state: &State, endpoints: &Endpoints, childr
 
     if options.check {
         let state_dir = options.state_dir.clone();
-        check::run(&CheckOptions { state_dir, sip: None, tls: None, talk: options.talk }).await?;
+        check::run(&CheckOptions {
+            state_dir,
+            sip: None,
+            tls: None,
+            talk: options.talk,
+        })
+        .await?;
     }
     if !options.exit {
         println!("\nRunning; Ctrl-C stops.");
@@ -127,7 +140,13 @@ async fn wait_bound(api: &Api, sample: &Sample) -> Result<()> {
             again.tick().await;
             let request = GetTrunkRequest { name: sample.name() };
             match api.trunks().get_trunk(request).await {
-                Ok(response) => last = response.into_inner().trunk.and_then(|trunk| trunk.status).unwrap_or_default(),
+                Ok(response) => {
+                    last = response
+                        .into_inner()
+                        .trunk
+                        .and_then(|trunk| trunk.status)
+                        .unwrap_or_default()
+                }
                 Err(status) if status.code() == Code::Unavailable => continue,
                 Err(status) => return Err(status),
             }
@@ -138,15 +157,31 @@ async fn wait_bound(api: &Api, sample: &Sample) -> Result<()> {
     };
     match tokio::time::timeout(BOUND, bound).await {
         Ok(outcome) => outcome.with_context(|| format!("ask for the status of {}", sample.name())),
-        Err(_) => bail!("{} is not listening after {} s: {}", sample.name(), BOUND.as_secs(), describe(&last)),
+        Err(_) => bail!(
+            "{} is not listening after {} s: {}",
+            sample.name(),
+            BOUND.as_secs(),
+            describe(&last)
+        ),
     }
 }
 
 fn describe(status: &TrunkStatus) -> String {
-    let failed = status.listeners.iter().filter(|listener| !listener.bound).map(|listener| {
-        let error = listener.error.as_ref().map_or("no reason given", |error| error.text.as_str());
-        format!("{}: {error}", listener.address)
-    });
+    let failed = status
+        .listeners
+        .iter()
+        .filter(|listener| !listener.bound)
+        .map(|listener| {
+            let error = listener
+                .error
+                .as_ref()
+                .map_or("no reason given", |error| error.text.as_str());
+            format!("{}: {error}", listener.address)
+        });
     let failed: Vec<String> = failed.collect();
-    if failed.is_empty() { "no worker has reported it".into() } else { failed.join("; ") }
+    if failed.is_empty() {
+        "no worker has reported it".into()
+    } else {
+        failed.join("; ")
+    }
 }

@@ -26,7 +26,11 @@ pub async fn registrations_seen(api: &Api, testers: &[Tester]) -> Result<()> {
     for tester in testers {
         let seen = until(async || Ok(is_registered(api, tester).await?.then_some(()))).await?;
         if seen.is_none() {
-            bail!("{} registered on {}, but the API does not show it", tester.phone.user(), tester.trunk);
+            bail!(
+                "{} registered on {}, but the API does not show it",
+                tester.phone.user(),
+                tester.trunk
+            );
         }
     }
     Ok(())
@@ -41,7 +45,10 @@ pub async fn registrations_gone(api: &Api, testers: &[Tester]) -> Result<Vec<Str
     for tester in testers {
         let gone = until(async || Ok((!is_registered(api, tester).await?).then_some(()))).await?;
         if gone.is_none() {
-            left.push(format!("{} unregistered, but the API still shows it", tester.phone.user()));
+            left.push(format!(
+                "{} unregistered, but the API still shows it",
+                tester.phone.user()
+            ));
         }
     }
     Ok(left)
@@ -55,13 +62,28 @@ pub async fn call(api: &Api, seen: &Observation) -> Result<Vec<String>> {
     let name = format!("record of the call {} to {}", seen.caller.user, seen.callee.user);
     let call_id = &seen.caller.report.call_id;
     let found = until(async || {
-        let filter = CallFilter { call_id: call_id.clone(), ..CallFilter::default() };
-        let request = ListCallsRequest { filter: Some(filter), ..ListCallsRequest::default() };
-        let calls = api.calls().list_calls(request).await.context("list calls")?.into_inner().calls;
+        let filter = CallFilter {
+            call_id: call_id.clone(),
+            ..CallFilter::default()
+        };
+        let request = ListCallsRequest {
+            filter: Some(filter),
+            ..ListCallsRequest::default()
+        };
+        let calls = api
+            .calls()
+            .list_calls(request)
+            .await
+            .context("list calls")?
+            .into_inner()
+            .calls;
         Ok(calls.into_iter().find(|call| call.state() == CallState::Ended))
     });
     Ok(match found.await? {
-        Some(record) => faults(&record, seen).into_iter().map(|fault| format!("{name}: {fault}")).collect(),
+        Some(record) => faults(&record, seen)
+            .into_iter()
+            .map(|fault| format!("{name}: {fault}"))
+            .collect(),
         None => vec![format!("{name}: there is none that has ended")],
     })
 }
@@ -88,16 +110,24 @@ async fn is_registered(api: &Api, tester: &Tester) -> Result<bool> {
         page_size: 1000,
         ..ListRegistrationsRequest::default()
     };
-    let response = api.registrations().list_registrations(request).await.context("list registrations")?;
+    let response = api
+        .registrations()
+        .list_registrations(request)
+        .await
+        .context("list registrations")?;
     let contact = format!("{}@{}", tester.phone.user(), tester.phone.local());
     Ok(has_contact(&response.into_inner().registrations, &contact))
 }
 
 fn has_contact(registrations: &[Registration], contact: &str) -> bool {
-    registrations.iter().flat_map(|registration| &registration.bindings).any(|binding| {
-        let uri = binding.contact_uri.trim_start_matches("sip:");
-        uri.strip_prefix(contact).is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
-    })
+    registrations
+        .iter()
+        .flat_map(|registration| &registration.bindings)
+        .any(|binding| {
+            let uri = binding.contact_uri.trim_start_matches("sip:");
+            uri.strip_prefix(contact)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
+        })
 }
 
 fn faults(record: &Call, seen: &Observation) -> Vec<String> {
@@ -107,9 +137,21 @@ fn faults(record: &Call, seen: &Observation) -> Vec<String> {
             faults.push(format!("the {what} is `{is}`, not `{should}`"));
         }
     };
-    compare("end reason", record.end.as_ref().map_or("", |end| &end.reason), "caller_bye");
-    compare("inbound trunk", &record.inbound_trunk, &format!("trunks/{}", seen.caller.trunk));
-    compare("outbound trunk", &record.outbound_trunk, &format!("trunks/{}", seen.callee.trunk));
+    compare(
+        "end reason",
+        record.end.as_ref().map_or("", |end| &end.reason),
+        "caller_bye",
+    );
+    compare(
+        "inbound trunk",
+        &record.inbound_trunk,
+        &format!("trunks/{}", seen.caller.trunk),
+    );
+    compare(
+        "outbound trunk",
+        &record.outbound_trunk,
+        &format!("trunks/{}", seen.callee.trunk),
+    );
     compare("authenticated user", &record.authenticated_user, &seen.caller.user);
     if record.answer_time.is_none() {
         faults.push("it has no answer time".to_owned());
@@ -140,7 +182,10 @@ fn of_leg(leg: &MediaLeg, end: &End) -> Vec<String> {
         ("sent to", leg.packets_sent, audio.received),
     ] {
         if worker.abs_diff(phone) > EDGE_PACKETS {
-            faults.push(format!("{worker} packets {what} {}, but the phone counts {phone}", end.user));
+            faults.push(format!(
+                "{worker} packets {what} {}, but the phone counts {phone}",
+                end.user
+            ));
         }
     }
     faults
@@ -168,7 +213,10 @@ mod tests {
             outbound_trunk: "trunks/sample-tls".into(),
             authenticated_user: "1001".into(),
             answer_time: Some(prost_types::Timestamp::default()),
-            end: Some(CallEnd { reason: "caller_bye".into(), ..CallEnd::default() }),
+            end: Some(CallEnd {
+                reason: "caller_bye".into(),
+                ..CallEnd::default()
+            }),
             media: vec![leg(true, ""), leg(false, "AEAD_AES_128_GCM")],
             ..Call::default()
         }
@@ -185,12 +233,21 @@ mod tests {
         let cases: [(Spoil, &str); 8] = [
             (|call| call.end = None, "end reason is ``, not `caller_bye`"),
             (|call| call.outbound_trunk.clear(), "outbound trunk"),
-            (|call| call.authenticated_user = "1002".into(), "authenticated user is `1002`"),
+            (
+                |call| call.authenticated_user = "1002".into(),
+                "authenticated user is `1002`",
+            ),
             (|call| call.answer_time = None, "no answer time"),
             (|call| drop(call.media.pop()), "no media of 2001"),
-            (|call| call.media[0].codec = "PCMA/8000".into(), "1001 has codec `PCMA/8000`"),
+            (
+                |call| call.media[0].codec = "PCMA/8000".into(),
+                "1001 has codec `PCMA/8000`",
+            ),
             (|call| call.media[1].srtp_suite.clear(), "2001 has suite ``"),
-            (|call| call.media[1].packets_received = 100, "100 packets received from 2001"),
+            (
+                |call| call.media[1].packets_received = 100,
+                "100 packets received from 2001",
+            ),
         ];
         for (spoil, expected) in cases {
             let mut call = record();
@@ -204,12 +261,21 @@ mod tests {
     #[test]
     fn only_the_phones_own_binding_counts() {
         let registration = |uri: &str| Registration {
-            bindings: vec![Binding { contact_uri: uri.into(), ..Binding::default() }],
+            bindings: vec![Binding {
+                contact_uri: uri.into(),
+                ..Binding::default()
+            }],
             ..Registration::default()
         };
-        let listed = [registration("sip:1001@127.0.0.1:40001"), registration("sip:2001@127.0.0.1:4000;transport=tls")];
+        let listed = [
+            registration("sip:1001@127.0.0.1:40001"),
+            registration("sip:2001@127.0.0.1:4000;transport=tls"),
+        ];
         assert!(has_contact(&listed, "2001@127.0.0.1:4000"));
-        assert!(!has_contact(&listed, "1001@127.0.0.1:4000"), "another port that starts alike");
+        assert!(
+            !has_contact(&listed, "1001@127.0.0.1:4000"),
+            "another port that starts alike"
+        );
         assert!(!has_contact(&[], "1001@127.0.0.1:4000"));
     }
 }

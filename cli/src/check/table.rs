@@ -2,8 +2,9 @@
 
 use super::{End, Observation};
 
-const HEAD: [&str; 12] =
-    ["call", "phone", "over", "codec", "media", "set-up", "sent", "received", "lost", "jitter", "level", "tone"];
+const HEAD: [&str; 12] = [
+    "call", "phone", "over", "codec", "media", "set-up", "sent", "received", "lost", "jitter", "level", "tone",
+];
 
 /// The calls as a table.
 pub fn calls(calls: &[Observation]) -> String {
@@ -16,7 +17,11 @@ pub fn calls(calls: &[Observation]) -> String {
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let mut out = String::from("\n");
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         out.push_str("  ");
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
@@ -38,7 +43,10 @@ fn row(call: &str, end: &End) -> [String; HEAD.len()] {
         audio.received.to_string(),
         audio.lost.to_string(),
         milliseconds(audio.jitter),
-        audio.heard.level.map_or("silent".to_owned(), |level| format!("{level:.1} dBov")),
+        audio
+            .heard
+            .level
+            .map_or("silent".to_owned(), |level| format!("{level:.1} dBov")),
         format!("{}/{}", audio.heard.expected, audio.heard.blocks),
     ]
 }

@@ -32,7 +32,11 @@ pub fn faults(call: &Observation) -> Vec<String> {
         ));
     }
     for (end, peer) in [(caller, callee), (callee, caller)] {
-        faults.extend(of_end(end, peer.report.audio.sent).into_iter().map(|fault| format!("{}: {fault}", end.user)));
+        faults.extend(
+            of_end(end, peer.report.audio.sent)
+                .into_iter()
+                .map(|fault| format!("{}: {fault}", end.user)),
+        );
     }
     let name = format!("call {} to {}", caller.user, callee.user);
     faults.into_iter().map(|fault| format!("{name}: {fault}")).collect()
@@ -57,7 +61,10 @@ fn of_end(end: &End, sent_by_peer: u64) -> Vec<String> {
         faults.push(format!("jitter of {:.1} ms", audio.jitter.as_secs_f64() * 1000.0));
     }
     if audio.rejected > 0 {
-        faults.push(format!("{} packets that are not of the call or not authentic", audio.rejected));
+        faults.push(format!(
+            "{} packets that are not of the call or not authentic",
+            audio.rejected
+        ));
     }
     if audio.reports == 0 {
         faults.push("no RTCP report received".to_owned());
@@ -69,7 +76,10 @@ fn of_end(end: &End, sent_by_peer: u64) -> Vec<String> {
 fn of_tone(heard: &Heard) -> Vec<String> {
     let mut faults = Vec::new();
     if heard.blocks == 0 || f64::from(heard.expected) < f64::from(heard.blocks) * MIN_TONE {
-        faults.push(format!("the peer's tone was heard {} times in {} looks", heard.expected, heard.blocks));
+        faults.push(format!(
+            "the peer's tone was heard {} times in {} looks",
+            heard.expected, heard.blocks
+        ));
     }
     if heard.own > 0 {
         faults.push(format!("its own tone came back {} times", heard.own));
@@ -100,7 +110,12 @@ pub(super) mod tests {
             jitter: Duration::from_micros(300),
             rejected: 0,
             reports: 5,
-            heard: Heard { blocks: 29, expected: 29, own: 0, level: Some(-15.3) },
+            heard: Heard {
+                blocks: 29,
+                expected: 29,
+                own: 0,
+                level: Some(-15.3),
+            },
         };
         let end = |user: &str, trunk, protocol, secure, suite| End {
             user: user.into(),
@@ -132,22 +147,46 @@ pub(super) mod tests {
             (|call| call.callee.report.call_id = "d".into(), "different Call-IDs"),
             (|call| call.callee.report.audio.codec = "PCMA", "different codecs"),
             (|call| call.callee.report.audio.suite = None, "2001: RTP in clear"),
-            (|call| call.caller.report.audio.suite = Some(SrtpSuite::AeadAes128Gcm), "1001: SRTP on a trunk without"),
-            (|call| call.caller.report.audio.received = 130, "1001: 130 packets received of 150"),
+            (
+                |call| call.caller.report.audio.suite = Some(SrtpSuite::AeadAes128Gcm),
+                "1001: SRTP on a trunk without",
+            ),
+            (
+                |call| call.caller.report.audio.received = 130,
+                "1001: 130 packets received of 150",
+            ),
             (|call| call.caller.report.audio.lost = 2, "1001: 2 packets lost"),
-            (|call| call.callee.report.audio.jitter = Duration::from_millis(61), "2001: jitter of 61.0 ms"),
-            (|call| call.callee.report.audio.rejected = 1, "2001: 1 packets that are not"),
+            (
+                |call| call.callee.report.audio.jitter = Duration::from_millis(61),
+                "2001: jitter of 61.0 ms",
+            ),
+            (
+                |call| call.callee.report.audio.rejected = 1,
+                "2001: 1 packets that are not",
+            ),
             (|call| call.callee.report.audio.reports = 0, "2001: no RTCP"),
-            (|call| call.callee.report.audio.heard.expected = 20, "2001: the peer's tone was heard 20 times in 29"),
-            (|call| call.caller.report.audio.heard.own = 1, "1001: its own tone came back 1 times"),
-            (|call| call.caller.report.audio.heard.level = Some(-21.0), "1001: the level is -21.0 dBov"),
+            (
+                |call| call.callee.report.audio.heard.expected = 20,
+                "2001: the peer's tone was heard 20 times in 29",
+            ),
+            (
+                |call| call.caller.report.audio.heard.own = 1,
+                "1001: its own tone came back 1 times",
+            ),
+            (
+                |call| call.caller.report.audio.heard.level = Some(-21.0),
+                "1001: the level is -21.0 dBov",
+            ),
         ];
         for (spoil, expected) in cases {
             let mut call = observation();
             spoil(&mut call);
             let found = faults(&call);
             assert_eq!(found.len(), 1, "{expected}: {found:?}");
-            assert!(found[0].starts_with("call 1001 to 2001: ") && found[0].contains(expected), "{found:?}");
+            assert!(
+                found[0].starts_with("call 1001 to 2001: ") && found[0].contains(expected),
+                "{found:?}"
+            );
         }
     }
 

@@ -130,14 +130,24 @@ impl Agent {
 
     fn receive_request(&mut self, request: Request) {
         let key = RequestKey::of(&request);
-        match self.transactions.handle_request(now(), key, (), self.protocol.reliability()) {
+        match self
+            .transactions
+            .handle_request(now(), key, (), self.protocol.reliability())
+        {
             RequestOutcome::New(id) => self.ready.push_back(Incoming::Request(id, request)),
             RequestOutcome::Ack(_) => self.ready.push_back(Incoming::Ack(request)),
             // The scripts answer an INVITE at once: a CANCEL comes too late to change anything (RFC 3261 §9.2).
             RequestOutcome::Cancel { transaction, invite } => {
-                let status = if invite.is_some() { StatusCode::OK } else { StatusCode::CALL_DOES_NOT_EXIST };
+                let status = if invite.is_some() {
+                    StatusCode::OK
+                } else {
+                    StatusCode::CALL_DOES_NOT_EXIST
+                };
                 let stamp = ViaStamp::for_source(&request.top_via(), self.server);
-                let response = ResponseBuilder::new(&request, status).to_tag(token()).stamp_via(stamp).build();
+                let response = ResponseBuilder::new(&request, status)
+                    .to_tag(token())
+                    .stamp_via(stamp)
+                    .build();
                 if let Ok(response) = response {
                     self.respond(transaction, status, response);
                 }
@@ -148,7 +158,9 @@ impl Agent {
 
     fn receive_response(&mut self, response: Response) {
         let key = ResponseKey::of(&response);
-        let outcome = self.transactions.handle_response(now(), key, response.status(), ack_for(&response));
+        let outcome = self
+            .transactions
+            .handle_response(now(), key, response.status(), ack_for(&response));
         if let ResponseOutcome::Deliver(id) = outcome {
             self.ready.push_back(Incoming::Response(id, response));
         }

@@ -227,7 +227,8 @@ impl Audio {
             self.rejected += 1;
             return;
         };
-        self.stats.record(Instant::now().into_std(), &header, payload.len(), SAMPLE_RATE);
+        self.stats
+            .record(Instant::now().into_std(), &header, payload.len(), SAMPLE_RATE);
         for octet in payload {
             self.ear.hear(self.agreed.law.decode(*octet));
         }
@@ -280,7 +281,14 @@ impl Audio {
 fn transmit(socket: &UdpSocket, packet: &[u8], to: SocketAddr) -> Result<(), PhoneError> {
     match socket.try_send_to(packet, to) {
         Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(PhoneError::Media(error)),
     }
 }

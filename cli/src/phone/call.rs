@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout};
 use trunkline_sip::message::Request;
 use trunkline_sip::method::Method;
@@ -66,15 +67,24 @@ impl Phone {
         ack.credentials = exchange.draft.credentials.clone();
         let ack = ack.build(&self.identity, &branch())?;
         self.agent.send_directly(&ack);
+        self.last_ack = Some((dialog.call_id().to_owned(), ack));
         // From here on the call exists: whatever fails, it is ended.
         let spoken = match offer.answered(response.body()) {
-            Ok(agreed) => self.talk(Audio::start(ports, agreed, talk.send, talk.expect), talk, &dialog, &ack).await,
+            Ok(agreed) => {
+                self.talk(Audio::start(ports, agreed, talk.send, talk.expect), talk, &dialog)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let ended = self.hang_up(&mut dialog).await;
         let audio = spoken?.finish();
         ended?;
-        Ok(CallReport { call_id: dialog.call_id().to_owned(), setup, ringing: exchange.ringing, audio })
+        Ok(CallReport {
+            call_id: dialog.call_id().to_owned(),
+            setup,
+            ringing: exchange.ringing,
+            audio,
+        })
     }
 
     /// Waits up to `patience` for a call, answers it at once, and talks until the caller hangs up.
@@ -83,7 +93,10 @@ impl Phone {
     /// No call came, it was never acknowledged or never ended, or its media could not be agreed on.
     pub async fn answer(&mut self, talk: &Talk, patience: Duration) -> Result<CallReport, PhoneError> {
         let waited = timeout(patience, self.next_invite()).await;
-        let (id, invite) = waited.map_err(|_| PhoneError::Missing { what: "call", waited: patience })??;
+        let (id, invite) = waited.map_err(|_| PhoneError::Missing {
+            what: "call",
+            waited: patience,
+        })??;
         let started = Instant::now();
         let tag = token();
         self.respond(id, &invite, StatusCode::RINGING, &tag, None)?;
@@ -101,7 +114,12 @@ impl Phone {
         self.acknowledged(&accepted, &dialog).await?;
         let setup = started.elapsed();
         let audio = self.talk_until_bye(agreed, ports, talk, &dialog).await?;
-        Ok(CallReport { call_id: dialog.call_id().to_owned(), setup, ringing: None, audio })
+        Ok(CallReport {
+            call_id: dialog.call_id().to_owned(),
+            setup,
+            ringing: None,
+            audio,
+        })
     }
 
     fn is_secure(&self) -> bool {
@@ -109,13 +127,7 @@ impl Phone {
     }
 
     /// Talks for the time given; ends early only with an error.
-    async fn talk(
-        &mut self,
-        mut audio: Audio,
-        talk: &Talk,
-        dialog: &Dialog,
-        ack: &bytes::Bytes,
-    ) -> Result<Audio, PhoneError> {
+    async fn talk(&mut self, mut audio: Audio, talk: &Talk, dialog: &Dialog) -> Result<Audio, PhoneError> {
         let end = Instant::now() + talk.duration;
         loop {
             tokio::select! {
@@ -123,13 +135,8 @@ impl Phone {
                 () = sleep_until(end) => return Ok(audio),
                 step = audio.step() => step?,
                 incoming = self.agent.next() => match incoming? {
-                    // The 200 again: its ACK was lost (RFC 3261 §13.2.2.4).
-                    Incoming::Response(_, response) if *response.cseq_method() == Method::Invite => {
-                        self.agent.send_directly(ack);
-                    }
-                    Incoming::Request(id, request) if *request.method() == Method::Bye && dialog.owns(&request) => {
-                        self.respond(id, &request, StatusCode::OK, &token(), None)?;
-                        self.agent.flush().await?;
+                    Incoming::Request(id, request) if is_bye(&request, dialog) => {
+                        self.accept_bye(id, &request).await?;
                         return Err(PhoneError::EndedEarly);
                     }
                     other => self.decline(other)?,
@@ -148,12 +155,15 @@ impl Phone {
         }
     }
 
+    async fn accept_bye(&mut self, id: ServerTransactionId, bye: &Request) -> Result<(), PhoneError> {
+        self.respond(id, bye, StatusCode::OK, &token(), None)?;
+        self.agent.flush().await
+    }
+
     async fn next_invite(&mut self) -> Result<(ServerTransactionId, Request), PhoneError> {
         loop {
             match self.agent.next().await? {
-                Incoming::Request(id, request)
-                    if *request.method() == Method::Invite && request.to_tag().is_none() =>
-                {
+                Incoming::Request(id, request) if *request.method() == Method::Invite && request.to_tag().is_none() => {
                     return Ok((id, request));
                 }
                 other => self.decline(other)?,
@@ -162,7 +172,7 @@ impl Phone {
     }
 
     /// Waits for the ACK, repeating the 2xx until it comes (RFC 3261 §13.3.1.4).
-    async fn acknowledged(&mut self, accepted: &bytes::Bytes, dialog: &Dialog) -> Result<(), PhoneError> {
+    async fn acknowledged(&mut self, accepted: &Bytes, dialog: &Dialog) -> Result<(), PhoneError> {
         let timers = TimerConfig::default();
         let end = Instant::now() + timers.transaction_timeout();
         let mut backoff = Backoff::capped(timers.t1(), timers.t2());
@@ -171,6 +181,10 @@ impl Phone {
             tokio::select! {
                 incoming = self.agent.next() => match incoming? {
                     Incoming::Ack(ack) if dialog.owns(&ack) => return Ok(()),
+                    Incoming::Request(id, request) if is_bye(&request, dialog) => {
+                        self.accept_bye(id, &request).await?;
+                        return Err(PhoneError::EndedEarly);
+                    }
                     other => self.decline(other)?,
                 },
                 () = sleep_until(end) => {
@@ -200,9 +214,8 @@ impl Phone {
             tokio::select! {
                 step = audio.step() => step?,
                 incoming = self.agent.next() => match incoming? {
-                    Incoming::Request(id, request) if *request.method() == Method::Bye && dialog.owns(&request) => {
-                        self.respond(id, &request, StatusCode::OK, &token(), None)?;
-                        self.agent.flush().await?;
+                    Incoming::Request(id, request) if is_bye(&request, dialog) => {
+                        self.accept_bye(id, &request).await?;
                         return Ok(audio.finish());
                     }
                     other => self.decline(other)?,
@@ -211,4 +224,8 @@ impl Phone {
             }
         }
     }
+}
+
+fn is_bye(request: &Request, dialog: &Dialog) -> bool {
+    *request.method() == Method::Bye && dialog.owns(request)
 }

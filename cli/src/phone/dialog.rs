@@ -44,7 +44,10 @@ impl Dialog {
         let missing = |header| PhoneError::Incomplete { what: WHAT, header };
         Ok(Self {
             call_id: invite.call_id().to_owned(),
-            local: (format!("{};tag={local_tag}", text(invite, HeaderName::To)), local_tag.to_owned()),
+            local: (
+                format!("{};tag={local_tag}", text(invite, HeaderName::To)),
+                local_tag.to_owned(),
+            ),
             remote: (
                 text(invite, HeaderName::From),
                 invite.from_tag().ok_or(missing("From tag"))?.to_owned(),
@@ -102,10 +105,16 @@ fn target(message: &Fields) -> Option<String> {
 fn route_set(message: &Fields) -> Result<Vec<String>, PhoneError> {
     for address in message.addresses(HeaderName::RecordRoute) {
         if !address?.uri().sip().is_some_and(|uri| uri.is_loose_router()) {
-            return Err(PhoneError::Incomplete { what: "a Record-Route", header: "lr parameter" });
+            return Err(PhoneError::Incomplete {
+                what: "a Record-Route",
+                header: "lr parameter",
+            });
         }
     }
-    Ok(message.values(HeaderName::RecordRoute).map(|value| String::from_utf8_lossy(value).into_owned()).collect())
+    Ok(message
+        .values(HeaderName::RecordRoute)
+        .map(|value| String::from_utf8_lossy(value).into_owned())
+        .collect())
 }
 
 #[cfg(test)]
@@ -163,7 +172,10 @@ mod tests {
         let mut dialog = Dialog::of_caller(&caller_draft(), &response).unwrap();
         let ack = dialog.request(Method::Ack);
         assert_eq!((ack.cseq, ack.uri.as_str()), (5, "sip:1002@127.0.0.1:5"));
-        assert_eq!(ack.routes, ["<sip:127.0.0.1:8060;lr>", "<sip:127.0.0.1:8061;transport=tls;lr>"]);
+        assert_eq!(
+            ack.routes,
+            ["<sip:127.0.0.1:8060;lr>", "<sip:127.0.0.1:8061;transport=tls;lr>"]
+        );
         assert_eq!(ack.to, "<sip:1002@127.0.0.1>;tag=b");
         assert_eq!(dialog.request(Method::Bye).cseq, 6);
     }
@@ -172,10 +184,19 @@ mod tests {
     fn the_callee_goes_through_them_as_they_stand_and_knows_the_callers_requests() {
         let mut dialog = Dialog::of_callee(&invite(ROUTES), "b").unwrap();
         let bye = dialog.request(Method::Bye);
-        assert_eq!(bye.routes, ["<sip:127.0.0.1:8061;transport=tls;lr>", "<sip:127.0.0.1:8060;lr>"]);
-        assert_eq!((bye.from.as_str(), bye.uri.as_str()), ("<sip:1002@127.0.0.1>;tag=b", "sip:1001@127.0.0.1:4"));
+        assert_eq!(
+            bye.routes,
+            ["<sip:127.0.0.1:8061;transport=tls;lr>", "<sip:127.0.0.1:8060;lr>"]
+        );
+        assert_eq!(
+            (bye.from.as_str(), bye.uri.as_str()),
+            ("<sip:1002@127.0.0.1>;tag=b", "sip:1001@127.0.0.1:4")
+        );
         assert_eq!(bye.to, "\"A\" <sip:1001@127.0.0.1>;tag=a");
-        assert!(!dialog.owns(&invite("")), "an INVITE without To tag begins another dialog");
+        assert!(
+            !dialog.owns(&invite("")),
+            "an INVITE without To tag begins another dialog"
+        );
     }
 
     #[test]

@@ -76,7 +76,9 @@ mod tests {
 
     fn hear(samples: impl Iterator<Item = i16>) -> Heard {
         let mut ear = Ear::new(440.0, 620.0);
-        samples.take(SAMPLE_RATE as usize).for_each(|sample| ear.hear(Law::Mu.decode(Law::Mu.encode(sample))));
+        samples
+            .take(SAMPLE_RATE as usize)
+            .for_each(|sample| ear.hear(Law::Mu.decode(Law::Mu.encode(sample))));
         ear.heard()
     }
 

@@ -34,8 +34,15 @@ impl Phone {
         let seconds = u32::try_from(expires.as_secs()).unwrap_or(u32::MAX);
         let (response, algorithm) = self.send_register(seconds).await?;
         let granted = granted(&response, &self.identity.contact());
-        let expires = granted.ok_or(PhoneError::Incomplete { what: "the 200 to REGISTER", header: "Contact" })?;
-        Ok(Registered { expires, algorithm, took: started.elapsed() })
+        let expires = granted.ok_or(PhoneError::Incomplete {
+            what: "the 200 to REGISTER",
+            header: "Contact",
+        })?;
+        Ok(Registered {
+            expires,
+            algorithm,
+            took: started.elapsed(),
+        })
     }
 
     /// Removes the registration.
@@ -46,14 +53,24 @@ impl Phone {
         let (response, _) = self.send_register(0).await?;
         match granted(&response, &self.identity.contact()) {
             None => Ok(()),
-            Some(_) => Err(PhoneError::Incomplete { what: "the 200 to the removing REGISTER", header: "Contact" }),
+            Some(_) => Err(PhoneError::Incomplete {
+                what: "the 200 to the removing REGISTER",
+                header: "Contact",
+            }),
         }
     }
 
     async fn send_register(&mut self, expires: u32) -> Result<(Response, Option<Algorithm>), PhoneError> {
         let (call_id, cseq) = &self.register;
         let uri = self.identity.registrar();
-        let mut draft = Draft::new(Method::Register, uri, &self.identity, self.identity.user(), call_id, cseq + 1);
+        let mut draft = Draft::new(
+            Method::Register,
+            uri,
+            &self.identity,
+            self.identity.user(),
+            call_id,
+            cseq + 1,
+        );
         draft.expires = Some(expires);
         let mut digest = self.register_digest.take();
         let exchange = self.exchange(draft, &mut digest).await?;
@@ -110,16 +127,21 @@ mod tests {
 
     #[test]
     fn the_grant_is_that_of_the_own_contact_among_others() {
-        let response = response(
-            "Contact: <sip:a@127.0.0.1:5>;expires=60, <sip:a@127.0.0.1:4000>;expires=120\r\nExpires: 7\r\n",
+        let response =
+            response("Contact: <sip:a@127.0.0.1:5>;expires=60, <sip:a@127.0.0.1:4000>;expires=120\r\nExpires: 7\r\n");
+        assert_eq!(
+            granted(&response, "<sip:a@127.0.0.1:4000>"),
+            Some(Duration::from_secs(120))
         );
-        assert_eq!(granted(&response, "<sip:a@127.0.0.1:4000>"), Some(Duration::from_secs(120)));
         assert_eq!(granted(&response, "<sip:a@127.0.0.1:6>"), None);
     }
 
     #[test]
     fn without_a_parameter_the_expires_header_counts() {
         let response = response("Contact: <sip:a@127.0.0.1:4000>\r\nExpires: 90\r\n");
-        assert_eq!(granted(&response, "<sip:a@127.0.0.1:4000>"), Some(Duration::from_secs(90)));
+        assert_eq!(
+            granted(&response, "<sip:a@127.0.0.1:4000>"),
+            Some(Duration::from_secs(90))
+        );
     }
 }

@@ -25,7 +25,12 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn new(user: &str, server: SocketAddr, local: SocketAddr, protocol: Protocol) -> Self {
-        Self { user: user.to_owned(), server, local, protocol }
+        Self {
+            user: user.to_owned(),
+            server,
+            local,
+            protocol,
+        }
     }
 
     /// Request-URI of a REGISTER: the registrar's domain (RFC 3261 §10.2).
@@ -58,12 +63,21 @@ impl Identity {
 
     /// Contact of this phone.
     pub(super) fn contact(&self) -> String {
-        format!("<sip:{}@{}{}>", escape_user(&self.user), self.local, self.transport_param())
+        format!(
+            "<sip:{}@{}{}>",
+            escape_user(&self.user),
+            self.local,
+            self.transport_param()
+        )
     }
 
     fn via(&self, branch: &str) -> String {
         // With rport, so that answers come back through a NAT as well (RFC 3581).
-        format!("SIP/2.0/{} {};branch={branch};rport", self.protocol.as_str(), self.local)
+        format!(
+            "SIP/2.0/{} {};branch={branch};rport",
+            self.protocol.as_str(),
+            self.local
+        )
     }
 
     fn transport_param(&self) -> &'static str {
@@ -189,8 +203,14 @@ mod tests {
         let request = parsed(&draft, &identity);
         assert_eq!(request.uri_text(), "sip:127.0.0.1:8060");
         assert_eq!(request.to().uri().as_str(), "sip:1001@127.0.0.1");
-        assert_eq!((request.to_tag(), request.cseq_number(), request.call_id()), (None, 7, "id"));
-        assert_eq!(request.line(HeaderName::Contact), Some(&b"<sip:1001@127.0.0.1:40000>"[..]));
+        assert_eq!(
+            (request.to_tag(), request.cseq_number(), request.call_id()),
+            (None, 7, "id")
+        );
+        assert_eq!(
+            request.line(HeaderName::Contact),
+            Some(&b"<sip:1001@127.0.0.1:40000>"[..])
+        );
         assert_eq!(request.line_text(HeaderName::Expires), Some("600"));
         assert!(request.top_via().unique_branch().is_some() && request.top_via().has_rport());
     }
@@ -201,7 +221,10 @@ mod tests {
         let draft = Draft::new(Method::Invite, identity.request_uri("2002"), &identity, "2002", "id", 1);
         let request = parsed(&draft, &identity);
         assert_eq!(request.uri_text(), "sip:2002@127.0.0.1:8060;transport=tls");
-        assert_eq!(request.line(HeaderName::Contact), Some(&b"<sip:1001@127.0.0.1:40000;transport=tls>"[..]));
+        assert_eq!(
+            request.line(HeaderName::Contact),
+            Some(&b"<sip:1001@127.0.0.1:40000;transport=tls>"[..])
+        );
         assert_eq!(request.top_via().transport().as_str(), "TLS");
     }
 

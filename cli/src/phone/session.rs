@@ -58,7 +58,10 @@ impl Offer {
             .zip(suites)
             .map(|(tag, suite)| CryptoLine::generate(tag, *suite, Default::default(), rng))
             .collect();
-        Self { body: describe(local, &LAWS, &crypto), crypto }
+        Self {
+            body: describe(local, &LAWS, &crypto),
+            crypto,
+        }
     }
 
     /// Reads the answer.
@@ -71,12 +74,22 @@ impl Offer {
         let keys = match audio.crypto.first() {
             None => None,
             Some(theirs) => {
-                let ours = self.crypto.iter().find(|ours| ours.tag == theirs.tag && ours.suite() == theirs.suite());
+                let ours = self
+                    .crypto
+                    .iter()
+                    .find(|ours| ours.tag == theirs.tag && ours.suite() == theirs.suite());
                 let ours = ours.ok_or(PhoneError::Session("answers a crypto line that was not offered"))?;
-                Some(Keys { send: ours.key().clone(), receive: theirs.key().clone() })
+                Some(Keys {
+                    send: ours.key().clone(),
+                    receive: theirs.key().clone(),
+                })
             }
         };
-        Ok(Agreed { remote: audio.remote, law: audio.law, keys })
+        Ok(Agreed {
+            remote: audio.remote,
+            law: audio.law,
+            keys,
+        })
     }
 }
 
@@ -100,7 +113,14 @@ pub(super) fn answer(
         receive: theirs.key().clone(),
     });
     let body = describe(local, &[audio.law], ours.as_slice());
-    Ok((body, Agreed { remote: audio.remote, law: audio.law, keys }))
+    Ok((
+        body,
+        Agreed {
+            remote: audio.remote,
+            law: audio.law,
+            keys,
+        },
+    ))
 }
 
 /// The usable part of a description.
@@ -115,15 +135,22 @@ impl Audio {
     fn find(description: &SessionDescription<'_>, secure: bool) -> Result<Self, PhoneError> {
         let wanted = if secure { Protocol::RtpSavp } else { Protocol::RtpAvp };
         let usable = |media: &MediaDescription<'_>| media.is_audio() && media.port != 0 && media.protocol == wanted;
-        let index = description.media().iter().position(usable).ok_or(PhoneError::Session(match secure {
-            true => "has no SRTP audio (m=audio with RTP/SAVP)",
-            false => "has no RTP audio (m=audio with RTP/AVP)",
-        }))?;
-        let remote = description.media_address(index).ok_or(PhoneError::Session("has no address for its audio"))?;
+        let index = description
+            .media()
+            .iter()
+            .position(usable)
+            .ok_or(PhoneError::Session(match secure {
+                true => "has no SRTP audio (m=audio with RTP/SAVP)",
+                false => "has no RTP audio (m=audio with RTP/AVP)",
+            }))?;
+        let remote = description
+            .media_address(index)
+            .ok_or(PhoneError::Session("has no address for its audio"))?;
         // G.711 has static payload types (RFC 3551 §6): the numbers need no look at rtpmap.
         let law = description.media()[index].formats.iter().find_map(|format| {
             let codec = format.parse().ok().and_then(Codec::from_static_payload_type)?;
-            LAWS.into_iter().find(|law| codec.static_payload_type() == Some(law.payload_type()))
+            LAWS.into_iter()
+                .find(|law| codec.static_payload_type() == Some(law.payload_type()))
         });
         let law = law.ok_or(PhoneError::Session("has no G.711"))?;
         if !(description.direction(index).sends() && description.direction(index).receives()) {
@@ -140,7 +167,11 @@ impl Audio {
         if secure && crypto.is_empty() {
             return Err(PhoneError::Session("has no usable crypto line"));
         }
-        Ok(Self { remote, law, crypto: if secure { crypto } else { Vec::new() } })
+        Ok(Self {
+            remote,
+            law,
+            crypto: if secure { crypto } else { Vec::new() },
+        })
     }
 }
 
@@ -156,7 +187,10 @@ fn describe(local: SocketAddr, laws: &[Law], crypto: &[CryptoLine]) -> Bytes {
         .line(b't', "0 0");
     let profile = if crypto.is_empty() { "RTP/AVP" } else { "RTP/SAVP" };
     let formats: Vec<String> = laws.iter().map(|law| law.payload_type().to_string()).collect();
-    writer.line(b'm', format_args!("audio {} {profile} {}", local.port(), formats.join(" ")));
+    writer.line(
+        b'm',
+        format_args!("audio {} {profile} {}", local.port(), formats.join(" ")),
+    );
     for law in laws {
         writer.attribute("rtpmap", format_args!("{} {}/8000", law.payload_type(), law_name(*law)));
     }
@@ -206,13 +240,22 @@ mod tests {
 
     #[test]
     fn an_offer_without_what_the_phone_needs_is_refused_by_name() {
-        let offer = |media: &str| format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}");
+        let offer =
+            |media: &str| format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n{media}");
         for (secure, media, reason) in [
             (true, "m=audio 4000 RTP/AVP 0\r\n", "SRTP audio"),
             (false, "m=audio 4000 RTP/SAVP 0\r\n", "RTP audio"),
             (false, "m=audio 0 RTP/AVP 0\r\n", "RTP audio"),
-            (false, "m=audio 4000 RTP/AVP 96\r\na=rtpmap:96 opus/48000/2\r\n", "G.711"),
-            (true, "m=audio 4000 RTP/SAVP 8\r\na=crypto:1 NONE inline:x\r\n", "crypto line"),
+            (
+                false,
+                "m=audio 4000 RTP/AVP 96\r\na=rtpmap:96 opus/48000/2\r\n",
+                "G.711",
+            ),
+            (
+                true,
+                "m=audio 4000 RTP/SAVP 8\r\na=crypto:1 NONE inline:x\r\n",
+                "crypto line",
+            ),
             (false, "m=audio 4000 RTP/AVP 8\r\na=sendonly\r\n", "both ways"),
         ] {
             let error = answer(address(5000), secure, offer(media).as_bytes(), &mut rand::rng()).unwrap_err();
@@ -222,7 +265,8 @@ mod tests {
 
     #[test]
     fn the_order_of_the_offer_decides_the_codec() {
-        let offer = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 9 8 0\r\n";
+        let offer =
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 9 8 0\r\n";
         let (_, agreed) = answer(address(5000), false, offer.as_bytes(), &mut rand::rng()).unwrap();
         assert_eq!(agreed.law, Law::A);
     }

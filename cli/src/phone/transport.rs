@@ -112,8 +112,17 @@ pub(super) struct Transport {
 }
 
 enum Link {
-    Udp { socket: UdpSocket, outgoing: VecDeque<Bytes>, buffer: Box<[u8]> },
-    Tls { stream: Box<TlsStream<TcpStream>>, outgoing: BytesMut, framer: Framer, buffer: BytesMut },
+    Udp {
+        socket: UdpSocket,
+        outgoing: VecDeque<Bytes>,
+        buffer: Box<[u8]>,
+    },
+    Tls {
+        stream: Box<TlsStream<TcpStream>>,
+        outgoing: BytesMut,
+        framer: Framer,
+        buffer: BytesMut,
+    },
 }
 
 /// Room for the largest datagram.
@@ -133,7 +142,10 @@ impl Transport {
         tokio::time::timeout(CONNECT_WAIT, opened)
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|source| PhoneError::Connect { server: address, source })
+            .map_err(|source| PhoneError::Connect {
+                server: address,
+                source,
+            })
     }
 
     async fn open_udp(server: SocketAddr) -> io::Result<Self> {
@@ -145,7 +157,14 @@ impl Transport {
         socket.connect(server).await?;
         let local = socket.local_addr()?;
         let buffer = vec![0; DATAGRAM].into_boxed_slice();
-        Ok(Self { local, link: Link::Udp { socket, outgoing: VecDeque::new(), buffer } })
+        Ok(Self {
+            local,
+            link: Link::Udp {
+                socket,
+                outgoing: VecDeque::new(),
+                buffer,
+            },
+        })
     }
 
     async fn open_tls(server: SocketAddr, config: Arc<ClientConfig>) -> io::Result<Self> {
@@ -155,7 +174,15 @@ impl Transport {
         let name = ServerName::IpAddress(server.ip().into());
         let stream = Box::new(TlsConnector::from(config).connect(name, connection).await?);
         let framer = Framer::new(Limits::default());
-        Ok(Self { local, link: Link::Tls { stream, outgoing: BytesMut::new(), framer, buffer: BytesMut::new() } })
+        Ok(Self {
+            local,
+            link: Link::Tls {
+                stream,
+                outgoing: BytesMut::new(),
+                framer,
+                buffer: BytesMut::new(),
+            },
+        })
     }
 
     /// The phone's own address.
@@ -197,7 +224,12 @@ impl Transport {
                 let length = socket.recv(buffer).await.map_err(PhoneError::Transport)?;
                 Ok(Bytes::copy_from_slice(&buffer[..length]))
             }
-            Link::Tls { stream, outgoing, framer, buffer } => loop {
+            Link::Tls {
+                stream,
+                outgoing,
+                framer,
+                buffer,
+            } => loop {
                 match framer.poll()? {
                     Some(Frame::Message(message)) => return Ok(message),
                     Some(Frame::Ping) => {

@@ -16,7 +16,11 @@ pub fn text(options: &UpOptions, state: &State, endpoints: &Endpoints, samples: 
     let (ca, token) = (ca.display(), token.display());
     let logs = match options.verbose {
         true => "shown here".to_owned(),
-        false => format!("{}, {}", state.log_file("control").display(), state.log_file("worker").display()),
+        false => format!(
+            "{}, {}",
+            state.log_file("control").display(),
+            state.log_file("worker").display()
+        ),
     };
     let mut line = |text: std::fmt::Arguments<'_>| {
         // Writing to a String cannot fail.
@@ -27,11 +31,19 @@ pub fn text(options: &UpOptions, state: &State, endpoints: &Endpoints, samples: 
     line(format_args!("  API          https://{api} (gRPC)"));
     line(format_args!("  CA           {ca}"));
     line(format_args!("  admin token  {token}"));
-    line(format_args!("  metrics      http://{}/metrics (control plane)", endpoints.control_metrics));
-    line(format_args!("               http://{}/metrics (worker)", endpoints.worker_metrics));
+    line(format_args!(
+        "  metrics      http://{}/metrics (control plane)",
+        endpoints.control_metrics
+    ));
+    line(format_args!(
+        "               http://{}/metrics (worker)",
+        endpoints.worker_metrics
+    ));
     line(format_args!("  logs         {logs}"));
     line(format_args!(""));
-    line(format_args!("  grpcurl -cacert {ca} -H \"authorization: Bearer $(cat {token})\" {api} list"));
+    line(format_args!(
+        "  grpcurl -cacert {ca} -H \"authorization: Bearer $(cat {token})\" {api} list"
+    ));
     if samples.is_empty() {
         return out;
     }
@@ -40,11 +52,16 @@ pub fn text(options: &UpOptions, state: &State, endpoints: &Endpoints, samples: 
         let (protocol, media) = transport(sample.protocol);
         let address = SocketAddr::new(options.sip_address, sample.port);
         let users = sample.users.join(", ");
-        line(format_args!("  trunk {:12} {address} {protocol}, {media:4}  phones {users}", sample.id));
+        line(format_args!(
+            "  trunk {:12} {address} {protocol}, {media:4}  phones {users}",
+            sample.id
+        ));
     }
     line(format_args!("  passwords          {}", state.phones_file().display()));
     line(format_args!(""));
-    line(format_args!("Register a softphone, then dial another phone's number, on the same trunk or the other one:"));
+    line(format_args!(
+        "Register a softphone, then dial another phone's number, on the same trunk or the other one:"
+    ));
     for sample in samples {
         let (protocol, media) = transport(sample.protocol);
         let user = sample.users.first().map_or("", String::as_str);
@@ -84,8 +101,11 @@ mod tests {
             panic!("not `up`")
         };
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let endpoints =
-            Endpoints { api: address(8443), control_metrics: address(9464), worker_metrics: address(9465) };
+        let endpoints = Endpoints {
+            api: address(8443),
+            control_metrics: address(9464),
+            worker_metrics: address(9465),
+        };
         text(&options, &State::new(Path::new("/srv/t")), &endpoints, samples)
     }
 

@@ -61,7 +61,12 @@ impl Child {
     /// `name` is what people see; `program` lies beside this executable.
     pub fn new(name: &'static str, program: &'static str, state: &State, verbose: bool) -> Self {
         let log = (!verbose).then(|| state.log_file(name));
-        Self { name, program, arguments: Vec::new(), log }
+        Self {
+            name,
+            program,
+            arguments: Vec::new(),
+            log,
+        }
     }
 
     /// Adds an option with its value.
@@ -74,7 +79,11 @@ impl Child {
         let own = std::env::current_exe().context("find the own executable")?;
         let program = own.with_file_name(self.program);
         if !program.is_file() {
-            bail!("{} is missing; build the workspace, or install it beside {}", program.display(), own.display());
+            bail!(
+                "{} is missing; build the workspace, or install it beside {}",
+                program.display(),
+                own.display()
+            );
         }
         let mut command = Command::new(program);
         command
@@ -102,7 +111,10 @@ fn open_log(path: &Path) -> io::Result<fs::File> {
 
 impl Default for Children {
     fn default() -> Self {
-        Self { running: RefCell::default(), ended: watch::Sender::new(None) }
+        Self {
+            running: RefCell::default(),
+            ended: watch::Sender::new(None),
+        }
     }
 }
 
@@ -126,7 +138,11 @@ impl Children {
         let first = self.ended.clone();
         tokio::spawn(async move {
             let how = describe(process.wait().await);
-            let ended = Ended { name, how, log: child.log };
+            let ended = Ended {
+                name,
+                how,
+                log: child.log,
+            };
             own.send_replace(Some(ended.clone()));
             first.send_if_modified(|first| {
                 let is_first = first.is_none();
@@ -143,8 +159,14 @@ impl Children {
     /// Waits until one of the processes ends by itself, and says so with the end of its log.
     pub async fn failure(&self) -> Error {
         let mut ended = self.ended.subscribe();
-        let first = ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
-        let Some(Ended { name, how, log }) = first else { return anyhow!("the watch over the processes ended") };
+        let first = ended
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|ended| ended.clone());
+        let Some(Ended { name, how, log }) = first else {
+            return anyhow!("the watch over the processes ended");
+        };
         let tail = log.map(|path| {
             let text = fs::read_to_string(&path).unwrap_or_default();
             format!("; the end of {}:\n{}", path.display(), last_lines(&text, TAIL))
@@ -166,7 +188,11 @@ impl Children {
         if killed.is_empty() {
             return Ok(());
         }
-        bail!("not ended {} s after SIGTERM, and killed: {}", STOP.as_secs(), killed.join(", "))
+        bail!(
+            "not ended {} s after SIGTERM, and killed: {}",
+            STOP.as_secs(),
+            killed.join(", ")
+        )
     }
 }
 
@@ -212,7 +238,10 @@ mod tests {
     fn a_program_that_is_not_there_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let state = State::new(directory.path());
-        let error = Child::new("worker", "no-such-program", &state, false).command().unwrap_err().to_string();
+        let error = Child::new("worker", "no-such-program", &state, false)
+            .command()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no-such-program is missing"), "{error}");
     }
 
@@ -224,15 +253,27 @@ mod tests {
     }
 
     fn running(script: &str) -> Running {
-        let mut process =
-            Command::new("sh").args(["-c", script]).stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        let mut process = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
         let pid = Pid::from_raw(process.id().unwrap().cast_signed()).unwrap();
         let (own, exit) = watch::channel(None);
         tokio::spawn(async move {
             let how = describe(process.wait().await);
-            own.send_replace(Some(Ended { name: "test", how, log: None }));
+            own.send_replace(Some(Ended {
+                name: "test",
+                how,
+                log: None,
+            }));
         });
-        Running { name: "test", pid, exit }
+        Running {
+            name: "test",
+            pid,
+            exit,
+        }
     }
 
     #[tokio::test]

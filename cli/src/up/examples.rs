@@ -18,8 +18,10 @@ use crate::state::{SamplePhone, State};
 
 const UDP_TRUNK: &str = include_str!("../../../examples/udp-trunk.json");
 const TLS_TRUNK: &str = include_str!("../../../examples/tls-trunk.json");
-const PHONES: [&str; 2] =
-    [include_str!("../../../examples/udp-phones.json"), include_str!("../../../examples/tls-phones.json")];
+const PHONES: [&str; 2] = [
+    include_str!("../../../examples/udp-phones.json"),
+    include_str!("../../../examples/tls-phones.json"),
+];
 const ROUTES: [&str; 2] = [
     include_str!("../../../examples/udp-to-tls-route.json"),
     include_str!("../../../examples/tls-to-udp-route.json"),
@@ -72,7 +74,9 @@ pub async fn apply(api: &Api, state: &State, options: &UpOptions) -> Result<Vec<
         let sample = samples.iter_mut().find(|sample| sample.name() == batch.parent);
         let sample = sample.with_context(|| format!("find {} among the sample trunks", batch.parent))?;
         for request in batch.requests {
-            sample.users.push(ensure_phone(api, &sample.id, request, &mut phones).await?);
+            sample
+                .users
+                .push(ensure_phone(api, &sample.id, request, &mut phones).await?);
             // At once: a password that is set but not written down would have to be revealed again.
             state.write_phones(&phones)?;
         }
@@ -81,14 +85,19 @@ pub async fn apply(api: &Api, state: &State, options: &UpOptions) -> Result<Vec<
         let request: CreateRouteRequest = read(&pool, CREATE_ROUTE, text)?;
         let name = format!("routes/{}", request.route_id);
         let created = api.routes().create_route(request).await.map(drop);
-        created.or_else(|status| exists(&status)).with_context(|| format!("create {name}"))?;
+        created
+            .or_else(|status| exists(&status))
+            .with_context(|| format!("create {name}"))?;
     }
     Ok(samples)
 }
 
 async fn ensure_trunk(api: &Api, mut request: CreateTrunkRequest, port: Option<u16>) -> Result<Sample> {
     let name = format!("trunks/{}", request.trunk_id);
-    let trunk = request.trunk.as_mut().with_context(|| format!("read the sample {name}"))?;
+    let trunk = request
+        .trunk
+        .as_mut()
+        .with_context(|| format!("read the sample {name}"))?;
     trunk.listen_port = port.map(u32::from).or(trunk.listen_port);
     let trunk = match api.trunks().create_trunk(request).await {
         Ok(response) => response.into_inner().trunk,
@@ -107,8 +116,15 @@ async fn ensure_trunk(api: &Api, mut request: CreateTrunkRequest, port: Option<u
         && trunk.listen_port() != port
     {
         let update = move_listener(&trunk, port);
-        let response = api.trunks().update_trunk(update).await.with_context(|| format!("move {name} to port {port}"))?;
-        trunk = response.into_inner().trunk.with_context(|| format!("read {name} in the answer"))?;
+        let response = api
+            .trunks()
+            .update_trunk(update)
+            .await
+            .with_context(|| format!("move {name} to port {port}"))?;
+        trunk = response
+            .into_inner()
+            .trunk
+            .with_context(|| format!("read {name} in the answer"))?;
     }
     Ok(Sample {
         id: name.trim_start_matches("trunks/").to_owned(),
@@ -126,7 +142,9 @@ fn move_listener(trunk: &Trunk, port: u32) -> UpdateTrunkRequest {
             listen_port: Some(port),
             ..Trunk::default()
         }),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["listen_port".into()] }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["listen_port".into()],
+        }),
         ..UpdateTrunkRequest::default()
     }
 }
@@ -140,9 +158,14 @@ async fn ensure_phone(
 ) -> Result<String> {
     let name = format!("trunks/{trunk}/credentials/{}", request.digest_credential_id);
     request.parent = format!("trunks/{trunk}");
-    let credential = request.digest_credential.as_mut().with_context(|| format!("read the sample {name}"))?;
+    let credential = request
+        .digest_credential
+        .as_mut()
+        .with_context(|| format!("read the sample {name}"))?;
     let user = credential.username.clone();
-    let known = phones.iter().position(|phone| phone.trunk == trunk && phone.user == user);
+    let known = phones
+        .iter()
+        .position(|phone| phone.trunk == trunk && phone.user == user);
     let password = known.map_or_else(new_password, |index| phones[index].password.clone());
     password.expose().clone_into(&mut credential.password);
     let password = match api.credentials().create_digest_credential(request).await {
@@ -159,21 +182,32 @@ async fn ensure_phone(
     };
     match known {
         Some(index) => phones[index].password = password,
-        None => phones.push(SamplePhone { trunk: trunk.to_owned(), user: user.clone(), password }),
+        None => phones.push(SamplePhone {
+            trunk: trunk.to_owned(),
+            user: user.clone(),
+            password,
+        }),
     }
     Ok(user)
 }
 
 /// What is there already stays as it is.
 fn exists(status: &Status) -> Result<(), Status> {
-    if status.code() == Code::AlreadyExists { Ok(()) } else { Err(status.clone()) }
+    if status.code() == Code::AlreadyExists {
+        Ok(())
+    } else {
+        Err(status.clone())
+    }
 }
 
 /// A request, by its full name, from its canonical JSON form.
 fn read<M: Message + Default>(pool: &DescriptorPool, name: &str, text: &str) -> Result<M> {
-    let descriptor = pool.get_message_by_name(name).with_context(|| format!("find {name} in the API"))?;
+    let descriptor = pool
+        .get_message_by_name(name)
+        .with_context(|| format!("find {name} in the API"))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let message = DynamicMessage::deserialize(descriptor, &mut deserializer).with_context(|| format!("read a sample {name}"))?;
+    let message =
+        DynamicMessage::deserialize(descriptor, &mut deserializer).with_context(|| format!("read a sample {name}"))?;
     deserializer.end().with_context(|| format!("read a sample {name}"))?;
     message.transcode_to().with_context(|| format!("read a sample {name}"))
 }
@@ -182,7 +216,11 @@ fn read<M: Message + Default>(pool: &DescriptorPool, name: &str, text: &str) -> 
 fn new_password() -> Secret {
     const LETTERS: &[u8; 31] = b"abcdefghjkmnpqrstuvwxyz23456789";
     let mut rng = rand::rng();
-    Secret::new((0..16).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect())
+    Secret::new(
+        (0..16)
+            .map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())]))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -198,20 +236,32 @@ mod tests {
         let pool = pool();
         let udp: CreateTrunkRequest = read(&pool, CREATE_TRUNK, UDP_TRUNK).unwrap();
         let tls: CreateTrunkRequest = read(&pool, CREATE_TRUNK, TLS_TRUNK).unwrap();
-        assert_eq!((udp.trunk_id.as_str(), tls.trunk_id.as_str()), (UDP_TRUNK_ID, TLS_TRUNK_ID));
+        assert_eq!(
+            (udp.trunk_id.as_str(), tls.trunk_id.as_str()),
+            (UDP_TRUNK_ID, TLS_TRUNK_ID)
+        );
         let (udp, tls) = (udp.trunk.unwrap(), tls.trunk.unwrap());
         assert_eq!((udp.listen_port(), tls.listen_port()), (8060, 8061));
-        assert_eq!((udp.protocol(), tls.protocol()), (TransportProtocol::Udp, TransportProtocol::Tls));
+        assert_eq!(
+            (udp.protocol(), tls.protocol()),
+            (TransportProtocol::Udp, TransportProtocol::Tls)
+        );
         for trunk in [udp, tls] {
             let acl = trunk.acl.unwrap();
-            assert!(!acl.allow.is_empty() && !acl.allow_all(), "the samples are not open to everybody");
+            assert!(
+                !acl.allow.is_empty() && !acl.allow_all(),
+                "the samples are not open to everybody"
+            );
             assert!(trunk.inbound_digest.unwrap().enabled());
         }
         for text in PHONES {
             let batch: BatchCreateDigestCredentialsRequest = read(&pool, CREATE_PHONES, text).unwrap();
             assert_eq!(batch.requests.len(), 2);
             for request in batch.requests {
-                assert!(request.digest_credential.unwrap().password.is_empty(), "no password is published");
+                assert!(
+                    request.digest_credential.unwrap().password.is_empty(),
+                    "no password is published"
+                );
             }
         }
         for text in ROUTES {
@@ -229,10 +279,18 @@ mod tests {
 
     #[test]
     fn moving_a_listener_touches_nothing_else() {
-        let trunk = Trunk { name: "trunks/a".into(), etag: "e".into(), display_name: "A".into(), ..Trunk::default() };
+        let trunk = Trunk {
+            name: "trunks/a".into(),
+            etag: "e".into(),
+            display_name: "A".into(),
+            ..Trunk::default()
+        };
         let update = move_listener(&trunk, 9060);
         let sent = update.trunk.unwrap();
-        assert_eq!((sent.etag.as_str(), sent.listen_port(), sent.display_name.as_str()), ("e", 9060, ""));
+        assert_eq!(
+            (sent.etag.as_str(), sent.listen_port(), sent.display_name.as_str()),
+            ("e", 9060, "")
+        );
         assert_eq!(update.update_mask.unwrap().paths, ["listen_port"]);
     }
 

@@ -48,11 +48,22 @@ mod tests {
 
     #[test]
     fn every_port_in_use_is_named_with_what_it_is_for() {
-        let held = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+        let held = [
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+        ];
         let taken: Vec<SocketAddr> = held.iter().map(|listener| listener.local_addr().unwrap()).collect();
-        let error = require_free(&[("API", taken[0]), ("metrics", taken[1])]).unwrap_err().to_string();
-        assert!(error.contains(&format!("TCP {} is in use for the API", taken[0])), "{error}");
-        assert!(error.contains(&format!("TCP {} is in use for the metrics", taken[1])), "{error}");
+        let error = require_free(&[("API", taken[0]), ("metrics", taken[1])])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("TCP {} is in use for the API", taken[0])),
+            "{error}"
+        );
+        assert!(
+            error.contains(&format!("TCP {} is in use for the metrics", taken[1])),
+            "{error}"
+        );
         drop(held);
         require_free(&[("API", taken[0]), ("metrics", taken[1])]).unwrap();
     }
@@ -61,14 +72,18 @@ mod tests {
     fn the_transport_of_a_trunk_decides_which_port_has_to_be_free() {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = udp.local_addr().unwrap();
-        let error = require_free_listener(TransportProtocol::Udp, address).unwrap_err().to_string();
+        let error = require_free_listener(TransportProtocol::Udp, address)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&format!("UDP {address} is in use")), "{error}");
     }
 
     #[test]
     fn an_address_of_another_machine_is_called_that() {
         let address = "192.0.2.1:8060".parse().unwrap();
-        let error = require_free_listener(TransportProtocol::Udp, address).unwrap_err().to_string();
+        let error = require_free_listener(TransportProtocol::Udp, address)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("192.0.2.1 is no address of this machine"), "{error}");
     }
 }

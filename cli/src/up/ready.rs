@@ -74,7 +74,13 @@ mod tests {
     #[test]
     fn the_status_is_read_from_the_first_line() {
         assert_eq!(status(b"HTTP/1.1 503 Service Unavailable\r\n\r\ndraining"), Some(503));
-        for bad in [&b""[..], b"SIP/2.0 200 OK\r\n", b"HTTP/1.1\r\n", b"HTTP/1.1 ok\r\n", b"\xff"] {
+        for bad in [
+            &b""[..],
+            b"SIP/2.0 200 OK\r\n",
+            b"HTTP/1.1\r\n",
+            b"HTTP/1.1 ok\r\n",
+            b"\xff",
+        ] {
             assert_eq!(status(bad), None);
         }
     }
@@ -100,7 +106,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let error = wait("worker", address, Duration::from_millis(200)).await.unwrap_err().to_string();
+        let error = wait("worker", address, Duration::from_millis(200))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("the worker is not ready after"), "{error}");
         assert!(error.contains("refused"), "{error}");
     }
