@@ -24,7 +24,7 @@ pub(super) struct Mutation {
 /// How a change begins.
 pub(super) enum Begin<R> {
     /// It has to be made.
-    New(Mutation),
+    New(Box<Mutation>),
     /// It was made before under the same request id; this was the answer.
     Answered(R),
 }
@@ -68,12 +68,12 @@ impl Mutation {
             }
         }
         let audit = AuditRecord::ok(caller, action, "", Vec::new());
-        Ok(Begin::New(Self {
+        Ok(Begin::New(Box::new(Self {
             tx,
             audit,
             validate_only,
             key,
-        }))
+        })))
     }
 
     /// Ends the change: audited, kept under its request id and committed; or undone, when it was only to be validated.
