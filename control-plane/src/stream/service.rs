@@ -64,7 +64,15 @@ impl ConfigurationStreams {
     }
 
     async fn serve(self, worker: String, mut incoming: Streaming<StreamConfigurationRequest>, outgoing: Outgoing) {
-        let hello = match timeout(self.fleet.limits().silence, incoming.message()).await {
+        let first = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {
+                drop(outgoing.try_send(Err(Status::unavailable("the control plane is going down"))));
+                return;
+            }
+            first = timeout(self.fleet.limits().silence, incoming.message()) => first,
+        };
+        let hello = match first {
             Ok(Ok(Some(StreamConfigurationRequest {
                 message: Some(FromWorker::Hello(hello)),
             }))) => hello,
