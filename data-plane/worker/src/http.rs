@@ -131,7 +131,10 @@ mod tests {
         let server = HttpServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = server.local();
         let shutdown = CancellationToken::new();
-        let readiness = Readiness { snapshots, draining: drain };
+        let readiness = Readiness {
+            snapshots,
+            draining: drain,
+        };
         let running = tokio::spawn(server.run(Arc::default(), readiness, shutdown.clone()));
 
         assert_eq!(fetch(address, "/livez").await.0, 200);

@@ -130,22 +130,54 @@ impl MetricsSet {
         }
         registry.register_collector(Box::new(Arc::clone(&self.rejects)));
         let counts = [
-            ("shard_overflows", "Inputs lost because a shard's queue was full", &self.shard_overflows),
-            ("send_overflows", "Datagrams the kernel had no room for", &self.send_overflows),
-            ("relay_overflows", "Relay commands lost because too many waited", &self.relay_overflows),
-            ("connections_refused", "Connections closed because there were too many", &self.connections_refused),
-            ("tls_handshake_failures", "Inbound TLS handshakes that failed", &self.handshake_failures),
+            (
+                "shard_overflows",
+                "Inputs lost because a shard's queue was full",
+                &self.shard_overflows,
+            ),
+            (
+                "send_overflows",
+                "Datagrams the kernel had no room for",
+                &self.send_overflows,
+            ),
+            (
+                "relay_overflows",
+                "Relay commands lost because too many waited",
+                &self.relay_overflows,
+            ),
+            (
+                "connections_refused",
+                "Connections closed because there were too many",
+                &self.connections_refused,
+            ),
+            (
+                "tls_handshake_failures",
+                "Inbound TLS handshakes that failed",
+                &self.handshake_failures,
+            ),
         ];
         for (name, help, count) in counts {
             registry.register(name, help, count.clone());
         }
         let unreadable = "Connections that sent what cannot be cut into messages";
         registry.register("unreadable_streams", unreadable, self.unreadable_streams.clone());
-        registry.register("calls_finished", "Calls that are over, by end reason", self.calls_ended.clone());
+        registry.register(
+            "calls_finished",
+            "Calls that are over, by end reason",
+            self.calls_ended.clone(),
+        );
         let setup = "From INVITE to the first 18x, or to the answer when there was none";
         registry.register("call_setup_seconds", setup, self.call_setup.clone());
-        registry.register("call_duration_seconds", "From answer to end", self.call_duration.clone());
-        registry.register("call_quality_mos", "Estimated listening quality of legs, 1-4.5", self.call_quality.clone());
+        registry.register(
+            "call_duration_seconds",
+            "From answer to end",
+            self.call_duration.clone(),
+        );
+        registry.register(
+            "call_quality_mos",
+            "Estimated listening quality of legs, 1-4.5",
+            self.call_quality.clone(),
+        );
     }
 
     fn register_control(&self, registry: &mut Registry) {
@@ -153,14 +185,34 @@ impl MetricsSet {
         registry.register("control_connected", connected, self.control_connected.clone());
         let ends = "Configuration streams that ended or could not be opened";
         registry.register("control_stream_ends", ends, self.control_stream_ends.clone());
-        registry.register("applied_revision", "Revision of the configuration in force", self.applied_revision.clone());
+        registry.register(
+            "applied_revision",
+            "Revision of the configuration in force",
+            self.applied_revision.clone(),
+        );
         let counts = [
             ("configuration_pushes", "Configuration pushes applied", &self.pushes),
-            ("resources_refused", "Resources of pushes that were refused", &self.resources_refused),
-            ("configuration_write_failures", "Failures to keep the configuration", &self.configuration_write_failures),
+            (
+                "resources_refused",
+                "Resources of pushes that were refused",
+                &self.resources_refused,
+            ),
+            (
+                "configuration_write_failures",
+                "Failures to keep the configuration",
+                &self.configuration_write_failures,
+            ),
             ("reports_spooled", "Reports written to the spool", &self.reports_spooled),
-            ("reports_refused", "Reports lost for want of room", &self.reports_refused),
-            ("report_acknowledgements", "Acknowledgements of report batches", &self.report_batches_acknowledged),
+            (
+                "reports_refused",
+                "Reports lost for want of room",
+                &self.reports_refused,
+            ),
+            (
+                "report_acknowledgements",
+                "Acknowledgements of report batches",
+                &self.report_batches_acknowledged,
+            ),
         ];
         for (name, help, count) in counts {
             registry.register(name, help, count.clone());
@@ -210,10 +262,13 @@ impl MetricsSet {
     /// Takes the figures of a call that is over. Not for a shard's thread: it looks a label up.
     pub fn note_call(&self, call: &CallRecord) {
         let Some(end) = call.end() else { return };
-        self.calls_ended.get_or_create(&ReasonLabel { reason: end.reason.token() }).inc();
-        let seconds = |from, until: std::time::SystemTime| {
-            until.duration_since(from).as_ref().map_or(0.0, Duration::as_secs_f64)
-        };
+        self.calls_ended
+            .get_or_create(&ReasonLabel {
+                reason: end.reason.token(),
+            })
+            .inc();
+        let seconds =
+            |from, until: std::time::SystemTime| until.duration_since(from).as_ref().map_or(0.0, Duration::as_secs_f64);
         if let Some(first) = call.ring_time.or(call.answer_time) {
             self.call_setup.observe(seconds(call.start_time, first));
         }
@@ -281,8 +336,16 @@ impl MetricsSet {
             let counters = relay.counters();
             let sent = [
                 ("relay_packets", "Media packets sent on", counters.forwarded()),
-                ("relay_octets", "Octets of media sent on, without IP and UDP headers", counters.octets()),
-                ("relay_send_failures", "Media packets the system would not send", counters.send_failures()),
+                (
+                    "relay_octets",
+                    "Octets of media sent on, without IP and UDP headers",
+                    counters.octets(),
+                ),
+                (
+                    "relay_send_failures",
+                    "Media packets the system would not send",
+                    counters.send_failures(),
+                ),
             ];
             for (name, help, value) in sent {
                 let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -296,7 +359,9 @@ impl MetricsSet {
             for reason in DropReason::ALL {
                 let labels = ReasonLabel { reason: reason.label() };
                 let count = counters.dropped(reason);
-                dropped.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                dropped
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }
             Ok(())
         }));
@@ -308,8 +373,13 @@ impl MetricsSet {
             let help = "Whether a listener of a trunk is bound";
             let mut bound = encoder.encode_descriptor("listener_bound", help, None, MetricType::Gauge)?;
             for state in listeners.borrow().states.iter() {
-                let labels = ListenerLabels { trunk: state.trunk.to_string(), address: state.address.to_string() };
-                bound.encode_family(&labels)?.encode_gauge(&i64::from(state.error.is_none()))?;
+                let labels = ListenerLabels {
+                    trunk: state.trunk.to_string(),
+                    address: state.address.to_string(),
+                };
+                bound
+                    .encode_family(&labels)?
+                    .encode_gauge(&i64::from(state.error.is_none()))?;
             }
             Ok(())
         }));
@@ -407,7 +477,9 @@ impl ByReject {
 
 impl Rejects {
     fn count(&self, reject: Reject, trunk: Option<&TrunkId>) {
-        let Some(trunk) = trunk else { return self.none.count(reject) };
+        let Some(trunk) = trunk else {
+            return self.none.count(reject);
+        };
         if let Some(counts) = self.by_trunk.get(trunk) {
             return counts.count(reject);
         }
@@ -428,8 +500,13 @@ impl Collector for Rejects {
             for (reject, count) in Reject::ALL.iter().zip(&counts.0) {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
-                    let labels = RejectLabels { reason: reject.token(), trunk: trunk.to_owned() };
-                    metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                    let labels = RejectLabels {
+                        reason: reject.token(),
+                        trunk: trunk.to_owned(),
+                    };
+                    metric
+                        .encode_family(&labels)?
+                        .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
                 }
             }
             Ok(())

@@ -23,11 +23,19 @@ impl CallTraces {
 
     /// Makes the trace of a call that is over.
     pub fn record(&self, call: &CallRecord) {
-        let (Some(tracer), Some(end)) = (&self.0, call.end()) else { return };
-        let root = telemetry::in_trace(call.id, || start(tracer, root_part(call, end), SpanKind::Server, &Context::new()));
+        let (Some(tracer), Some(end)) = (&self.0, call.end()) else {
+            return;
+        };
+        let root = telemetry::in_trace(call.id, || {
+            start(tracer, root_part(call, end), SpanKind::Server, &Context::new())
+        });
         let context = Context::new().with_span(root);
         for part in children(call, end) {
-            let kind = if part.outbound { SpanKind::Client } else { SpanKind::Internal };
+            let kind = if part.outbound {
+                SpanKind::Client
+            } else {
+                SpanKind::Internal
+            };
             let until = part.until;
             start(tracer, part, kind, &context).end_with_timestamp(until);
         }
@@ -89,7 +97,10 @@ fn root_part(call: &CallRecord, end: &CallEnd) -> Part {
         let setting = format!("trunks/{} {}={}", decided.trunk, decided.setting, decided.value);
         attributes.push(KeyValue::new("trunkline.decided_by", setting));
     }
-    let failed = matches!(end.reason, EndReason::Rejected(_) | EndReason::WorkerStopped | EndReason::MediaFailed);
+    let failed = matches!(
+        end.reason,
+        EndReason::Rejected(_) | EndReason::WorkerStopped | EndReason::MediaFailed
+    );
     Part {
         name: "call",
         from: call.start_time,
@@ -114,7 +125,10 @@ fn children(call: &CallRecord, end: &CallEnd) -> Vec<Part> {
 /// From the INVITE to the first attempt, or to the refusal.
 fn route_part(call: &CallRecord, end: &CallEnd) -> Part {
     let until = call.attempts.first().map_or(end.time, |attempt| attempt.start_time);
-    let route = call.route.as_ref().map_or_else(|| "phones".to_owned(), |route| route.name());
+    let route = call
+        .route
+        .as_ref()
+        .map_or_else(|| "phones".to_owned(), |route| route.name());
     Part {
         name: "route",
         from: call.start_time,
@@ -127,7 +141,9 @@ fn route_part(call: &CallRecord, end: &CallEnd) -> Part {
 
 /// Until it was answered, the next one began, or the call was over.
 fn attempt_part(call: &CallRecord, end: &CallEnd, attempt: &Attempt, next: Option<&Attempt>) -> Part {
-    let answered = call.answer_time.filter(|_| attempt.decision == Some(AttemptDecision::Answered));
+    let answered = call
+        .answer_time
+        .filter(|_| attempt.decision == Some(AttemptDecision::Answered));
     let until = answered.or(next.map(|next| next.start_time)).unwrap_or(end.time);
     let mut attributes = vec![
         KeyValue::new("trunkline.target", attempt.target.to_string()),
@@ -136,7 +152,10 @@ fn attempt_part(call: &CallRecord, end: &CallEnd, attempt: &Attempt, next: Optio
     if let Some(decision) = attempt.decision {
         attributes.push(KeyValue::new("trunkline.decision", decision.token()));
     }
-    let failed = matches!(attempt.decision, Some(AttemptDecision::NextTarget | AttemptDecision::Ended));
+    let failed = matches!(
+        attempt.decision,
+        Some(AttemptDecision::NextTarget | AttemptDecision::Ended)
+    );
     Part {
         name: "attempt",
         from: attempt.start_time,

@@ -41,8 +41,19 @@ struct FullSet(HashSet<Aor>);
 impl BindingWatch {
     /// Keeps `store` and its copy on disk in step. `worker` is this one: its own registrations survive a full set that
     /// lacks them, and are reported again.
-    pub fn new(worker: WorkerId, store: Arc<BindingStore>, journal: Arc<BindingJournal>, reports: ReportSender) -> Self {
-        Self { worker, store, journal, reports, full: None }
+    pub fn new(
+        worker: WorkerId,
+        store: Arc<BindingStore>,
+        journal: Arc<BindingJournal>,
+        reports: ReportSender,
+    ) -> Self {
+        Self {
+            worker,
+            store,
+            journal,
+            reports,
+            full: None,
+        }
     }
 
     /// Watches until `shutdown`, reconnecting as needed.
@@ -67,8 +78,13 @@ impl BindingWatch {
         let open = async {
             let channel = link.connect().await.map_err(|error| error.to_string())?;
             let mut client = BindingServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-            let request = WatchBindingsRequest { revision: self.journal.revision() };
-            let stream = client.watch_bindings(request).await.map_err(|status| status.to_string())?;
+            let request = WatchBindingsRequest {
+                revision: self.journal.revision(),
+            };
+            let stream = client
+                .watch_bindings(request)
+                .await
+                .map_err(|status| status.to_string())?;
             Ok::<_, String>(stream.into_inner())
         };
         let mut stream = match timeout(OPEN_TIMEOUT, open).await {
@@ -90,7 +106,12 @@ impl BindingWatch {
 
     /// Takes one message in: into the table at once, to disk from a blocking thread before the next one is read.
     async fn take(&mut self, message: WatchBindingsResponse) {
-        let WatchBindingsResponse { revision, changes, reset, complete } = message;
+        let WatchBindingsResponse {
+            revision,
+            changes,
+            reset,
+            complete,
+        } = message;
         if reset {
             self.full = Some(FullSet::default());
         }
@@ -130,13 +151,19 @@ impl BindingWatch {
             if present.contains(&view.aor) || view.bindings.is_empty() {
                 continue;
             }
-            let ours = view.live(now).any(|binding| binding.worker.as_ref() == Some(&self.worker));
+            let ours = view
+                .live(now)
+                .any(|binding| binding.worker.as_ref() == Some(&self.worker));
             if ours {
                 self.reports.send(now, Report::Registration(view));
                 continue;
             }
             // One later than what is here now; a change that comes in between is later still or ours, and stays.
-            let gone = AorBindings { bindings: Vec::new(), change_time_ms: view.change_time_ms.saturating_add(1), ..view };
+            let gone = AorBindings {
+                bindings: Vec::new(),
+                change_time_ms: view.change_time_ms.saturating_add(1),
+                ..view
+            };
             if self.store.merge(&gone) {
                 forgotten.push(gone);
             }

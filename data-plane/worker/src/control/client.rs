@@ -101,6 +101,21 @@ impl StreamEnd {
         }
     }
 
+    /// Says why; `heard` tells a stream that had worked from one that did not open.
+    fn log(&self, heard: bool) {
+        let cause = self as &dyn std::error::Error;
+        if self.is_refusal() {
+            tracing::error!(
+                error = cause,
+                "the control plane refuses this worker; serving what is on disk"
+            );
+        } else if heard {
+            tracing::info!(error = cause, "configuration stream ended");
+        } else {
+            tracing::debug!(error = cause, "no configuration stream");
+        }
+    }
+
     /// Somebody has to look at this: waiting does not help.
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Status(status) if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated))
@@ -110,7 +125,12 @@ impl StreamEnd {
 impl ControlClient {
     /// A client that puts what it is sent in force in `configuration`.
     pub fn new(link: Link, configuration: Configuration, sources: Sources) -> Self {
-        Self { link, configuration, sources, heartbeat: HEARTBEAT }
+        Self {
+            link,
+            configuration,
+            sources,
+            heartbeat: HEARTBEAT,
+        }
     }
 
     /// Runs until `shutdown`: opens the stream, presents what is held, applies pushes and answers them, beats, tells of
@@ -129,14 +149,7 @@ impl ControlClient {
             };
             self.sources.metrics.set_control_connected(false);
             self.sources.metrics.count_control_stream_end(end.label());
-            let cause = &end as &dyn std::error::Error;
-            if end.is_refusal() {
-                tracing::error!(error = cause, "the control plane refuses this worker; serving what is on disk");
-            } else if heard {
-                tracing::info!(error = cause, "configuration stream ended");
-            } else {
-                tracing::debug!(error = cause, "no configuration stream");
-            }
+            end.log(heard);
             // One that works for a moment, again and again, is no reason to hurry.
             if heard && began.elapsed() >= SETTLED && !end.is_refusal() {
                 backoff.reset();
@@ -170,10 +183,15 @@ impl ControlClient {
             let mut client = ConfigurationServiceClient::new(self.link.connect().await?)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE);
-            let stream = client.stream_configuration(ReceiverStream::new(requests)).await.map_err(Box::new)?;
+            let stream = client
+                .stream_configuration(ReceiverStream::new(requests))
+                .await
+                .map_err(Box::new)?;
             Ok::<_, StreamEnd>(stream.into_inner())
         };
-        let incoming = timeout(OPEN_TIMEOUT, open).await.map_err(|_| StreamEnd::OpenTimeout)??;
+        let incoming = timeout(OPEN_TIMEOUT, open)
+            .await
+            .map_err(|_| StreamEnd::OpenTimeout)??;
         Ok((outgoing, incoming))
     }
 
@@ -246,14 +264,25 @@ impl ControlClient {
         let revision = self.configuration.revision();
         for rejection in &outcome.result.rejections {
             let resource = rejection.key.as_ref().map_or("", |key| &key.name);
-            tracing::warn!(resource, version = rejection.version, reason = rejection.error, "resource refused");
+            tracing::warn!(
+                resource,
+                version = rejection.version,
+                reason = rejection.error,
+                "resource refused"
+            );
         }
         if upserts + removals > 0 {
             tracing::info!(revision, upserts, removals, took = ?began.elapsed(), "configuration applied");
         }
-        self.sources.metrics.note_push(revision, outcome.result.rejections.len());
+        self.sources
+            .metrics
+            .note_push(revision, outcome.result.rejections.len());
         outgoing.send(ToControl::PushResult(outcome.result))?;
-        if outcome.recovered { Err(StreamEnd::Recovered) } else { Ok(()) }
+        if outcome.recovered {
+            Err(StreamEnd::Recovered)
+        } else {
+            Ok(())
+        }
     }
 
     fn begin_command(
@@ -262,13 +291,20 @@ impl ControlClient {
         commands: &mut JoinSet<CommandResult>,
         outgoing: &Outgoing,
     ) -> Result<(), StreamEnd> {
-        let refuse = |error: &str| outgoing.send(ToControl::CommandResult(CommandResult { id, error: error.into() }));
+        let refuse = |error: &str| {
+            outgoing.send(ToControl::CommandResult(CommandResult {
+                id,
+                error: error.into(),
+            }))
+        };
         if commands.len() >= COMMANDS {
             return refuse("RESOURCE_EXHAUSTED");
         }
         match command {
             Some(command::Command::HangUp(hang_up)) => {
-                let Some(call) = conversation(&hang_up.call) else { return refuse("INVALID_ARGUMENT") };
+                let Some(call) = conversation(&hang_up.call) else {
+                    return refuse("INVALID_ARGUMENT");
+                };
                 let shards = self.sources.shards.clone();
                 commands.spawn(async move {
                     let error = match timeout(COMMAND_TIMEOUT, shards.hang_up(call)).await {
@@ -276,7 +312,10 @@ impl ControlClient {
                         Ok(false) => "NOT_FOUND",
                         Err(_) => "DEADLINE_EXCEEDED",
                     };
-                    CommandResult { id, error: error.into() }
+                    CommandResult {
+                        id,
+                        error: error.into(),
+                    }
                 });
                 Ok(())
             }
@@ -345,9 +384,15 @@ fn status(report: &ListenerReport, snapshot: &Snapshot) -> WorkerStatus {
     };
     let unrecognised = snapshot.trunks().filter_map(|trunk| {
         let names: Vec<String> = trunk.properties.unrecognised().map(str::to_owned).collect();
-        (!names.is_empty()).then(|| UnrecognisedProperties { trunk: trunk.id.name(), names })
+        (!names.is_empty()).then(|| UnrecognisedProperties {
+            trunk: trunk.id.name(),
+            names,
+        })
     });
-    WorkerStatus { listeners: report.states.iter().map(listener).collect(), unrecognised: unrecognised.collect() }
+    WorkerStatus {
+        listeners: report.states.iter().map(listener).collect(),
+        unrecognised: unrecognised.collect(),
+    }
 }
 
 /// The id alone, or the name of the call.

@@ -73,7 +73,14 @@ impl Configuration {
         };
         let (snapshots, receiver) = watch::channel(Arc::clone(&accepted.snapshot));
         let current = watch::Sender::new(accepted);
-        Ok((Configuration { path, current, snapshots }, receiver))
+        Ok((
+            Configuration {
+                path,
+                current,
+                snapshots,
+            },
+            receiver,
+        ))
     }
 
     /// Puts what is acceptable of a push in force. The work is done on a blocking thread: a configuration may be large.
@@ -84,9 +91,15 @@ impl Configuration {
             .await
             .expect("applying a push is total: what cannot be read is refused by name");
         let snapshot = Arc::new(applied.snapshot);
-        self.current.send_replace(Accepted { snapshot: Arc::clone(&snapshot), store_id });
+        self.current.send_replace(Accepted {
+            snapshot: Arc::clone(&snapshot),
+            store_id,
+        });
         self.snapshots.send_replace(snapshot);
-        Outcome { result: applied.result, recovered: !applied.recovered.is_empty() }
+        Outcome {
+            result: applied.result,
+            recovered: !applied.recovered.is_empty(),
+        }
     }
 
     /// The configuration in force.
@@ -107,12 +120,20 @@ impl Configuration {
     /// Resources and versions for a hello.
     pub fn held(&self) -> Vec<HeldResource> {
         let held = self.snapshot().held();
-        held.iter().map(|(key, version)| HeldResource { key: Some(wire::key_to_wire(key)), version: *version }).collect()
+        held.iter()
+            .map(|(key, version)| HeldResource {
+                key: Some(wire::key_to_wire(key)),
+                version: *version,
+            })
+            .collect()
     }
 
     /// The task that keeps the file in step. It ends after `shutdown`, with what is in force then on disk.
     pub fn writer(&self) -> ConfigurationWriter {
-        ConfigurationWriter { path: self.path.clone(), accepted: self.current.subscribe() }
+        ConfigurationWriter {
+            path: self.path.clone(),
+            accepted: self.current.subscribe(),
+        }
     }
 }
 
@@ -168,7 +189,10 @@ impl ConfigurationWriter {
 }
 
 fn encode(accepted: &Accepted) -> Vec<u8> {
-    let push = ConfigurationPush { store_id: accepted.store_id.clone(), ..wire::push_of(&accepted.snapshot) };
+    let push = ConfigurationPush {
+        store_id: accepted.store_id.clone(),
+        ..wire::push_of(&accepted.snapshot)
+    };
     let mut content = Vec::with_capacity(MAGIC.len() + 4 + push.encoded_len());
     let body = push.encode_to_vec();
     content.extend_from_slice(&MAGIC);
@@ -191,7 +215,10 @@ fn decode(content: &[u8]) -> Option<Accepted> {
         let resource = rejection.key.as_ref().map_or("", |key| &key.name);
         tracing::warn!(resource, reason = rejection.error, "a resource on disk is refused now");
     }
-    Some(Accepted { snapshot: Arc::new(applied.snapshot), store_id })
+    Some(Accepted {
+        snapshot: Arc::new(applied.snapshot),
+        store_id,
+    })
 }
 
 #[cfg(test)]

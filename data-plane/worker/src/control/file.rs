@@ -18,7 +18,13 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Whatever the file system says.
 pub fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Replaces the content of `path`, mode 0600. After a crash of the process or the machine the old or the new content is

@@ -133,13 +133,28 @@ impl Identity {
             Some(stored) => stored,
             None => {
                 let join = join.as_ref().ok_or(IdentityError::NotEnrolled)?;
-                enroll_patiently(&dir, join).await.context("enroll with the control plane")?
+                enroll_patiently(&dir, join)
+                    .await
+                    .context("enroll with the control plane")?
             }
         };
-        let Stored { worker, credentials, renew_after, not_after } = stored;
+        let Stored {
+            worker,
+            credentials,
+            renew_after,
+            not_after,
+        } = stored;
         let (credentials, receiver) = watch::channel(Arc::new(credentials));
         let link = Link::new(&options.control, receiver)?;
-        Ok(Identity { dir, worker, credentials, renew_after, not_after, link, join })
+        Ok(Identity {
+            dir,
+            worker,
+            credentials,
+            renew_after,
+            not_after,
+            link,
+            join,
+        })
     }
 
     /// This worker's id.
@@ -173,15 +188,21 @@ impl Identity {
                     tracing::info!(worker = %self.worker, "certificate renewed");
                 }
                 Err(error) => {
-                    let cause = &error as &dyn std::error::Error;
-                    if self.has_ended() {
-                        tracing::error!(error = cause, "the worker's certificate has ended and could not be replaced");
-                    } else {
-                        tracing::warn!(error = cause, "certificate not renewed");
-                    }
+                    self.log_failed_renewal(&error);
                     tokio::time::sleep(backoff.delay(rand::random()).max(backoff::CEILING / 5)).await;
                 }
             }
+        }
+    }
+
+    fn log_failed_renewal(&self, cause: &(dyn std::error::Error + 'static)) {
+        if self.has_ended() {
+            tracing::error!(
+                error = cause,
+                "the worker's certificate has ended and could not be replaced"
+            );
+        } else {
+            tracing::warn!(error = cause, "certificate not renewed");
         }
     }
 
@@ -221,7 +242,9 @@ struct Stored {
 
 /// What is on disk; `None` when the worker was never enrolled.
 fn load(dir: &Path) -> Result<Option<Stored>, IdentityError> {
-    let Some(name) = read(&dir.join(NAME_FILE))? else { return Ok(None) };
+    let Some(name) = read(&dir.join(NAME_FILE))? else {
+        return Ok(None);
+    };
     let worker = WorkerId::parse_name(name.trim())?;
     let part = |file: &str| {
         let path = dir.join(file);
@@ -229,10 +252,18 @@ fn load(dir: &Path) -> Result<Option<Stored>, IdentityError> {
     };
     let (ca_pem, identity_pem) = (part(CA_FILE)?, part(WORKER_FILE)?);
     let (from, until) = validity(&identity_pem).ok_or_else(|| IdentityError::Damaged(dir.join(WORKER_FILE)))?;
-    let credentials = Credentials { ca_pem, identity_pem: Some(identity_pem) };
+    let credentials = Credentials {
+        ca_pem,
+        identity_pem: Some(identity_pem),
+    };
     // Two thirds of the validity, as the contract has it.
     let renew_after = from + until.duration_since(from).unwrap_or_default() * 2 / 3;
-    Ok(Some(Stored { worker, credentials, renew_after, not_after: until }))
+    Ok(Some(Stored {
+        worker,
+        credentials,
+        renew_after,
+        not_after: until,
+    }))
 }
 
 async fn enroll_patiently(dir: &Path, join: &Join) -> Result<Stored, IdentityError> {
@@ -254,13 +285,21 @@ async fn enroll_patiently(dir: &Path, join: &Join) -> Result<Stored, IdentityErr
 
 async fn enroll(dir: &Path, join: &Join) -> Result<Stored, IdentityError> {
     let required = |path: &Path| {
-        let missing = || IdentityError::File { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
-        read(path)?.filter(|content| !content.trim().is_empty()).ok_or_else(missing)
+        let missing = || IdentityError::File {
+            path: path.to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        read(path)?
+            .filter(|content| !content.trim().is_empty())
+            .ok_or_else(missing)
     };
     let ca_pem = required(&join.ca_file)?;
     let join_token = required(&join.token_file)?.trim().to_owned();
     let (key_pem, certificate_request_der) = request()?;
-    let bootstrap = Credentials { ca_pem, identity_pem: None };
+    let bootstrap = Credentials {
+        ca_pem,
+        identity_pem: None,
+    };
     let link = Link::new(&join.control, watch::channel(Arc::new(bootstrap)).1)?;
     let call = async {
         let mut client = EnrollmentServiceClient::new(link.connect().await?);
@@ -272,7 +311,9 @@ async fn enroll(dir: &Path, join: &Join) -> Result<Stored, IdentityError> {
         };
         Ok::<_, IdentityError>(client.enroll(request).await.map_err(Box::new)?.into_inner())
     };
-    let answer = timeout(CALL_TIMEOUT, call).await.map_err(|_| IdentityError::Timeout)??;
+    let answer = timeout(CALL_TIMEOUT, call)
+        .await
+        .map_err(|_| IdentityError::Timeout)??;
     let worker = WorkerId::parse_name(&answer.worker)?;
     let certificate = answer.certificate.ok_or(IdentityError::Answer("certificate"))?;
     store(dir, worker, certificate, &key_pem)
@@ -282,10 +323,14 @@ async fn renew(dir: &Path, worker: &WorkerId, link: &Link) -> Result<Stored, Ide
     let (key_pem, certificate_request_der) = request()?;
     let call = async {
         let mut client = EnrollmentServiceClient::new(link.connect().await?);
-        let request = RenewRequest { certificate_request_der };
+        let request = RenewRequest {
+            certificate_request_der,
+        };
         Ok::<_, IdentityError>(client.renew(request).await.map_err(Box::new)?.into_inner())
     };
-    let answer = timeout(CALL_TIMEOUT, call).await.map_err(|_| IdentityError::Timeout)??;
+    let answer = timeout(CALL_TIMEOUT, call)
+        .await
+        .map_err(|_| IdentityError::Timeout)??;
     let certificate = answer.certificate.ok_or(IdentityError::Answer("certificate"))?;
     store(dir, worker.clone(), certificate, &key_pem)
 }
@@ -297,13 +342,13 @@ fn request() -> Result<(String, Vec<u8>), IdentityError> {
     Ok((key.serialize_pem(), request.der().to_vec()))
 }
 
-fn store(
-    dir: &Path,
-    worker: WorkerId,
-    certificate: WorkerCertificate,
-    key_pem: &str,
-) -> Result<Stored, IdentityError> {
-    let WorkerCertificate { chain_pem, ca_pem, not_after, renew_after } = certificate;
+fn store(dir: &Path, worker: WorkerId, certificate: WorkerCertificate, key_pem: &str) -> Result<Stored, IdentityError> {
+    let WorkerCertificate {
+        chain_pem,
+        ca_pem,
+        not_after,
+        renew_after,
+    } = certificate;
     let identity_pem = format!("{key_pem}\n{chain_pem}");
     let (_, until) = validity(&identity_pem).ok_or(IdentityError::Answer("certificate chain"))?;
     if Pem::iter_from_buffer(ca_pem.as_bytes()).flatten().next().is_none() {
@@ -313,31 +358,55 @@ fn store(
     let renew_after = time(renew_after).ok_or(IdentityError::Answer("renewal time"))?;
     let at = |path: PathBuf| move |source| IdentityError::File { path, source };
     file::create_private_dir(dir).map_err(at(dir.to_owned()))?;
-    for (name, content) in [(CA_FILE, ca_pem.as_str()), (WORKER_FILE, &identity_pem), (NAME_FILE, &worker.name())] {
+    for (name, content) in [
+        (CA_FILE, ca_pem.as_str()),
+        (WORKER_FILE, &identity_pem),
+        (NAME_FILE, &worker.name()),
+    ] {
         let path = dir.join(name);
         file::replace(&path, content.as_bytes()).map_err(at(path))?;
     }
-    let credentials = Credentials { ca_pem, identity_pem: Some(identity_pem) };
-    Ok(Stored { worker, credentials, renew_after, not_after: time(not_after).unwrap_or(until) })
+    let credentials = Credentials {
+        ca_pem,
+        identity_pem: Some(identity_pem),
+    };
+    Ok(Stored {
+        worker,
+        credentials,
+        renew_after,
+        not_after: time(not_after).unwrap_or(until),
+    })
 }
 
 /// Begin and end of the first certificate in a text.
 fn validity(pem: &str) -> Option<(SystemTime, SystemTime)> {
-    let leaf = Pem::iter_from_buffer(pem.as_bytes()).flatten().find(|pem| pem.label == "CERTIFICATE")?;
+    let leaf = Pem::iter_from_buffer(pem.as_bytes())
+        .flatten()
+        .find(|pem| pem.label == "CERTIFICATE")?;
     let certificate = leaf.parse_x509().ok()?;
     let time = |seconds: i64| Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
     let validity = certificate.validity();
-    Some((time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?))
+    Some((
+        time(validity.not_before.timestamp())?,
+        time(validity.not_after.timestamp())?,
+    ))
 }
 
 fn read(path: &Path) -> Result<Option<String>, IdentityError> {
-    let content = file::read_if_there(path).map_err(|source| IdentityError::File { path: path.to_owned(), source })?;
-    content.map(|content| String::from_utf8(content).map_err(|_| IdentityError::Damaged(path.to_owned()))).transpose()
+    let content = file::read_if_there(path).map_err(|source| IdentityError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    content
+        .map(|content| String::from_utf8(content).map_err(|_| IdentityError::Damaged(path.to_owned())))
+        .transpose()
 }
 
 /// The name the kernel has; empty when it has none.
 pub(super) fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

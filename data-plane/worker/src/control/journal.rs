@@ -78,7 +78,11 @@ impl BindingJournal {
             revision: read.revision,
             incomplete: false,
         };
-        let journal = BindingJournal { snapshot_path, store, state: Mutex::new(state) };
+        let journal = BindingJournal {
+            snapshot_path,
+            store,
+            state: Mutex::new(state),
+        };
         journal.fold()?;
         Ok(journal)
     }
@@ -169,7 +173,9 @@ impl Read {
     fn take(&mut self, path: &Path, content: &[u8]) {
         let mut reader = record::Reader::new(content);
         for payload in reader.by_ref() {
-            let Ok(message) = WatchBindingsResponse::decode(payload) else { continue };
+            let Ok(message) = WatchBindingsResponse::decode(payload) else {
+                continue;
+            };
             if message.complete {
                 self.revision = message.revision;
             }

@@ -42,7 +42,9 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("enrolled", &self.identity_pem.is_some()).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("enrolled", &self.identity_pem.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -108,17 +110,28 @@ mod tests {
     use super::*;
 
     fn link(control: &str) -> Result<Link, LinkError> {
-        let credentials = Credentials { ca_pem: String::new(), identity_pem: None };
+        let credentials = Credentials {
+            ca_pem: String::new(),
+            identity_pem: None,
+        };
         Link::new(control, watch::channel(Arc::new(credentials)).1)
     }
 
     #[test]
     fn without_tls_only_to_this_machine() {
-        for control in ["https://control.example.com:8444", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
+        for control in [
+            "https://control.example.com:8444",
+            "http://127.0.0.1:1",
+            "http://[::1]:1",
+            "http://localhost:1",
+        ] {
             assert!(link(control).is_ok(), "{control}");
         }
         assert!(matches!(link("http://192.0.2.1:8444"), Err(LinkError::Plaintext(_))));
-        assert!(matches!(link("http://localhost.example.com"), Err(LinkError::Plaintext(_))));
+        assert!(matches!(
+            link("http://localhost.example.com"),
+            Err(LinkError::Plaintext(_))
+        ));
         for control in ["", "control:8444", "ftp://127.0.0.1", "https:// "] {
             assert!(matches!(link(control), Err(LinkError::Address(_))), "{control}");
         }
@@ -126,7 +139,10 @@ mod tests {
 
     #[test]
     fn the_key_is_not_in_debug_text() {
-        let credentials = Credentials { ca_pem: "ca".into(), identity_pem: Some("-----BEGIN PRIVATE KEY-----".into()) };
+        let credentials = Credentials {
+            ca_pem: "ca".into(),
+            identity_pem: Some("-----BEGIN PRIVATE KEY-----".into()),
+        };
         assert_eq!(format!("{credentials:?}"), "Credentials { enrolled: true, .. }");
     }
 }

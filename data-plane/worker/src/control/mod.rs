@@ -21,6 +21,8 @@ pub mod journal;
 pub mod link;
 pub mod record;
 pub mod reports;
+#[cfg(test)]
+mod scripted;
 pub mod spool;
 pub mod watchdog;
 
@@ -40,6 +42,9 @@ pub struct Boot {
 impl Boot {
     /// This process, beginning now.
     pub fn begin() -> Self {
-        Self { id: Uuid::now_v7(), time: SystemTime::now() }
+        Self {
+            id: Uuid::now_v7(),
+            time: SystemTime::now(),
+        }
     }
 }

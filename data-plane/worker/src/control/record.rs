@@ -36,7 +36,10 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Over octets that begin with a record.
     pub fn new(octets: &'a [u8]) -> Self {
-        Self { rest: octets, consumed: 0 }
+        Self {
+            rest: octets,
+            consumed: 0,
+        }
     }
 
     /// Octets of the whole records read so far.
@@ -69,7 +72,9 @@ impl<'a> Iterator for Reader<'a> {
 
 /// CRC-32C (Castagnoli; RFC 3720 §12.1), reflected, bit-reversed polynomial 0x82F63B78.
 pub fn crc32c(octets: &[u8]) -> u32 {
-    !octets.iter().fold(!0, |crc: u32, octet| TABLE[((crc ^ u32::from(*octet)) & 0xff) as usize] ^ (crc >> 8))
+    !octets.iter().fold(!0, |crc: u32, octet| {
+        TABLE[((crc ^ u32::from(*octet)) & 0xff) as usize] ^ (crc >> 8)
+    })
 }
 
 const TABLE: [u32; 256] = {
@@ -79,7 +84,11 @@ const TABLE: [u32; 256] = {
         let mut crc = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0x82f6_3b78
+            } else {
+                crc >> 1
+            };
             bit += 1;
         }
         table[index] = crc;
@@ -128,7 +137,11 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = file.clone();
                 damaged[octet] ^= 1 << bit;
-                assert_eq!(Reader::new(&damaged).collect::<Vec<_>>(), [b"first"], "octet {octet} bit {bit}");
+                assert_eq!(
+                    Reader::new(&damaged).collect::<Vec<_>>(),
+                    [b"first"],
+                    "octet {octet} bit {bit}"
+                );
             }
         }
     }

@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use trunkline_engine::io::Report;
 use trunkline_proto::dataplane::v1::report::Event;
 use trunkline_proto::dataplane::v1::report_service_client::ReportServiceClient;
-use trunkline_proto::dataplane::v1::{AuthenticationFailure, StreamReportsRequest, StreamReportsResponse, WorkerBooted};
+use trunkline_proto::dataplane::v1::{
+    AuthenticationFailure, StreamReportsRequest, StreamReportsResponse, WorkerBooted,
+};
 use trunkline_shared::binding::Aor;
 use trunkline_shared::call::CallState;
 use trunkline_shared::name::ConversationId;
@@ -73,7 +75,9 @@ pub fn start_spool(
     metrics: Arc<MetricsSet>,
 ) -> io::Result<(ReportSender, ReportUplink, SpoolThread)> {
     let mut spool = Spool::open(&state_dir.join("spool"), boot.id, limits)?;
-    let booted = Event::Booted(WorkerBooted { boot_id: boot.id.to_string() });
+    let booted = Event::Booted(WorkerBooted {
+        boot_id: boot.id.to_string(),
+    });
     spool.append(&[(boot.time.into(), booted, Weight::Heavy)])?;
     let spool = Arc::new(SharedSpool {
         backlog: watch::Sender::new(spool.backlog()),
@@ -94,7 +98,9 @@ pub fn start_spool(
         synced: Instant::now(),
         dirty: true,
     };
-    let join = std::thread::Builder::new().name("spool".into()).spawn(move || writer.run())?;
+    let join = std::thread::Builder::new()
+        .name("spool".into())
+        .spawn(move || writer.run())?;
     let uplink = ReportUplink { spool, metrics };
     Ok((ReportSender(Arc::clone(&intake)), uplink, SpoolThread { intake, join }))
 }
@@ -219,7 +225,9 @@ impl Intake {
     /// Waits for `duration`, or until closed.
     fn pause(&self, duration: Duration) -> bool {
         let pending = self.lock();
-        let waited = self.ready.wait_timeout_while(pending, duration, |pending| !pending.closed);
+        let waited = self
+            .ready
+            .wait_timeout_while(pending, duration, |pending| !pending.closed);
         waited.unwrap_or_else(PoisonError::into_inner).0.closed
     }
 
@@ -271,7 +279,9 @@ impl SpoolWriter {
     fn run(mut self) {
         loop {
             let deadline = self.dirty.then(|| self.synced + SYNC_EVERY);
-            let Some(reports) = self.intake.take(deadline) else { break };
+            let Some(reports) = self.intake.take(deadline) else {
+                break;
+            };
             for chunk in reports.chunks(CHUNK) {
                 self.write(chunk);
             }
@@ -342,11 +352,20 @@ impl SpoolWriter {
 fn encode(time: SystemTime, report: &Report) -> Encoded {
     let (event, weight) = match report {
         Report::Call(call) => {
-            let weight = if matches!(call.state, CallState::Ended(_)) { Weight::Heavy } else { Weight::Light };
+            let weight = if matches!(call.state, CallState::Ended(_)) {
+                Weight::Heavy
+            } else {
+                Weight::Light
+            };
             (Event::Call((&**call).into()), weight)
         }
         Report::Registration(view) => (Event::Registration(view.into()), Weight::Heavy),
-        Report::AuthenticationFailure { trunk, source, username, reason } => {
+        Report::AuthenticationFailure {
+            trunk,
+            source,
+            username,
+            reason,
+        } => {
             let failure = AuthenticationFailure {
                 trunk: trunk.name(),
                 source_address: source.to_string(),
@@ -401,7 +420,10 @@ impl ReportUplink {
         let open = async {
             let channel = link.connect().await.map_err(|error| error.to_string())?;
             let mut client = ReportServiceClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
-            let stream = client.stream_reports(ReceiverStream::new(requests)).await.map_err(|status| status.to_string())?;
+            let stream = client
+                .stream_reports(ReceiverStream::new(requests))
+                .await
+                .map_err(|status| status.to_string())?;
             Ok::<_, String>(stream.into_inner())
         };
         let mut incoming = match timeout(OPEN_TIMEOUT, open).await {
@@ -418,18 +440,32 @@ impl ReportUplink {
         let mut in_flight: VecDeque<(Uuid, u64)> = VecDeque::new();
         loop {
             if in_flight.len() < WINDOW {
-                let next = self.on_spool(|spool| spool.next_batch(BATCH_REPORTS, BATCH_OCTETS)).await;
+                let next = self
+                    .on_spool(|spool| spool.next_batch(BATCH_REPORTS, BATCH_OCTETS))
+                    .await;
                 if let Some(Some(Batch { boot, reports })) = next {
                     let last = reports.last().map_or(0, |report| report.sequence);
                     let (spool_id, boot_id) = (boot.to_string(), boot.to_string());
-                    if outgoing.send(StreamReportsRequest { spool_id, boot_id, reports }).await.is_err() {
+                    if outgoing
+                        .send(StreamReportsRequest {
+                            spool_id,
+                            boot_id,
+                            reports,
+                        })
+                        .await
+                        .is_err()
+                    {
                         return "the connection broke".into();
                     }
                     in_flight.push_back((boot, last));
                     continue;
                 }
             }
-            let patience = if in_flight.is_empty() { Duration::MAX } else { ACKNOWLEDGE_TIMEOUT };
+            let patience = if in_flight.is_empty() {
+                Duration::MAX
+            } else {
+                ACKNOWLEDGE_TIMEOUT
+            };
             tokio::select! {
                 biased;
                 message = timeout(patience, incoming.message()) => match message {
@@ -447,7 +483,9 @@ impl ReportUplink {
     }
 
     async fn acknowledge(&self, in_flight: &mut VecDeque<(Uuid, u64)>, sequence: u64) {
-        let Some((boot, _)) = in_flight.front().copied() else { return };
+        let Some((boot, _)) = in_flight.front().copied() else {
+            return;
+        };
         while in_flight.front().is_some_and(|(_, last)| *last <= sequence) {
             in_flight.pop_front();
         }

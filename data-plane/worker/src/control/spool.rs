@@ -45,7 +45,10 @@ pub struct Limits {
 impl Default for Limits {
     /// 256 MiB is some 300,000 call records: hours of a busy worker without its control plane.
     fn default() -> Self {
-        Self { total: 256 << 20, segment: 4 << 20 }
+        Self {
+            total: 256 << 20,
+            segment: 4 << 20,
+        }
     }
 }
 
@@ -162,7 +165,12 @@ impl Spool {
             segments,
             acknowledged: acknowledged.unwrap_or(Acknowledged { boot, sequence: 0 }),
             acknowledged_file,
-            cursor: Cursor { generation, first: 1, offset: SEGMENT_HEADER, sequence: 1 },
+            cursor: Cursor {
+                generation,
+                first: 1,
+                offset: SEGMENT_HEADER,
+                sequence: 1,
+            },
         };
         spool.drop_spools_without_news()?;
         spool.begin_segment(1)?;
@@ -186,7 +194,11 @@ impl Spool {
                 Weight::Light => self.limits.total / 4 * 3,
                 Weight::Heavy => self.limits.total,
             };
-            let report = Report { sequence: next, time: Some(*time), event: Some(event.clone()) };
+            let report = Report {
+                sequence: next,
+                time: Some(*time),
+                event: Some(event.clone()),
+            };
             let needed = (record::HEADER + report.encoded_len() + octets.len()) as u64;
             if before + needed > bound || record::write(&mut octets, &report.encode_to_vec()).is_err() {
                 appended.refused += 1;
@@ -224,11 +236,15 @@ impl Spool {
     /// What the file system says.
     pub fn next_batch(&mut self, reports: usize, octets: usize) -> io::Result<Option<Batch>> {
         loop {
-            let Some(index) = self.cursor_segment() else { return Ok(None) };
+            let Some(index) = self.cursor_segment() else {
+                return Ok(None);
+            };
             let segment = &self.segments[index];
             if self.cursor.offset >= segment.len {
                 // Read to its end; go on with the next one of the same spool.
-                let Some(next) = self.segments.get(index + 1) else { return Ok(None) };
+                let Some(next) = self.segments.get(index + 1) else {
+                    return Ok(None);
+                };
                 if next.generation != self.cursor.generation {
                     return Ok(None);
                 }
@@ -263,8 +279,15 @@ impl Spool {
     /// # Errors
     /// What the file system says; the acknowledgement counts all the same.
     pub fn acknowledge(&mut self, boot: Uuid, sequence: u64) -> io::Result<()> {
-        let Some(oldest) = self.segments.front().filter(|oldest| oldest.boot == boot) else { return Ok(()) };
-        let written = self.segments.iter().filter(|segment| segment.boot == boot).map(|segment| segment.next).max();
+        let Some(oldest) = self.segments.front().filter(|oldest| oldest.boot == boot) else {
+            return Ok(());
+        };
+        let written = self
+            .segments
+            .iter()
+            .filter(|segment| segment.boot == boot)
+            .map(|segment| segment.next)
+            .max();
         if sequence <= self.done(oldest) || written.is_none_or(|next| sequence >= next) {
             return Ok(());
         }
@@ -275,15 +298,21 @@ impl Spool {
 
     /// What is left to be sent and acknowledged.
     pub fn backlog(&self) -> Backlog {
-        let unacknowledged = |segment: &Segment| {
-            segment.next - segment.first.max(self.done(segment) + 1).min(segment.next)
-        };
-        Backlog { reports: self.segments.iter().map(unacknowledged).sum(), octets: self.octets() }
+        let unacknowledged =
+            |segment: &Segment| segment.next - segment.first.max(self.done(segment) + 1).min(segment.next);
+        Backlog {
+            reports: self.segments.iter().map(unacknowledged).sum(),
+            octets: self.octets(),
+        }
     }
 
     /// Last acknowledged sequence number of the spool a segment belongs to.
     fn done(&self, segment: &Segment) -> u64 {
-        if segment.boot == self.acknowledged.boot { self.acknowledged.sequence } else { 0 }
+        if segment.boot == self.acknowledged.boot {
+            self.acknowledged.sequence
+        } else {
+            0
+        }
     }
 
     fn octets(&self) -> u64 {
@@ -291,18 +320,23 @@ impl Spool {
     }
 
     fn active(&mut self) -> &mut Segment {
-        self.segments.back_mut().expect("a segment is begun by open and the last one is never removed")
+        self.segments
+            .back_mut()
+            .expect("a segment is begun by open and the last one is never removed")
     }
 
     fn cursor_segment(&self) -> Option<usize> {
-        let at_cursor = |segment: &Segment| (segment.generation, segment.first) == (self.cursor.generation, self.cursor.first);
+        let at_cursor =
+            |segment: &Segment| (segment.generation, segment.first) == (self.cursor.generation, self.cursor.first);
         let index = self.segments.iter().position(at_cursor)?;
         // Spools go one after the other, each when the one before is acknowledged.
         (self.segments[index].generation == self.segments.front()?.generation).then_some(index)
     }
 
     fn begin_segment(&mut self, first: u64) -> io::Result<()> {
-        let path = self.dir.join(format!("{:010}-{first:020}.{EXTENSION}", self.generation));
+        let path = self
+            .dir
+            .join(format!("{:010}-{first:020}.{EXTENSION}", self.generation));
         let segment = Segment::create(path, self.generation, self.boot, first)?;
         self.segments.push_back(segment);
         Ok(())
@@ -330,7 +364,10 @@ impl Spool {
                 break;
             }
             std::fs::remove_file(&oldest.path)?;
-            let (removed, at_cursor) = ((oldest.generation, oldest.first), (self.cursor.generation, self.cursor.first));
+            let (removed, at_cursor) = (
+                (oldest.generation, oldest.first),
+                (self.cursor.generation, self.cursor.first),
+            );
             self.segments.pop_front();
             if removed == at_cursor
                 && let Some(next) = self.segments.front()
@@ -352,7 +389,15 @@ impl Segment {
         let file = file::open_private(&path)?;
         file.set_len(0)?;
         file.write_all_at(&header, 0)?;
-        Ok(Segment { path, file, generation, boot, first, next: first, len: SEGMENT_HEADER })
+        Ok(Segment {
+            path,
+            file,
+            generation,
+            boot,
+            first,
+            next: first,
+            len: SEGMENT_HEADER,
+        })
     }
 
     /// Opens a segment of an older spool; `None` when nothing of it can be used, and then it is gone.
@@ -381,19 +426,40 @@ impl Segment {
             tracing::warn!(path = %path.display(), octets = cut, "spool segment ends in an unfinished write");
         }
         let file = file::open_private(&path)?;
-        Ok(Some(Segment { path, file, generation, boot, first, next, len }))
+        Ok(Some(Segment {
+            path,
+            file,
+            generation,
+            boot,
+            first,
+            next,
+            len,
+        }))
     }
 
     fn start(&self) -> Cursor {
-        Cursor { generation: self.generation, first: self.first, offset: SEGMENT_HEADER, sequence: self.first }
+        Cursor {
+            generation: self.generation,
+            first: self.first,
+            offset: SEGMENT_HEADER,
+            sequence: self.first,
+        }
     }
 
     /// Reads on from the cursor, which is in this segment and before its end.
     fn read(&self, cursor: &mut Cursor, reports: usize, octets: usize) -> io::Result<Vec<Report>> {
         let rest = (self.len - cursor.offset) as usize;
-        let mut chunk = vec![0; octets.clamp(record::HEADER, record::HEADER + record::MAX_PAYLOAD).min(rest)];
+        let mut chunk = vec![
+            0;
+            octets
+                .clamp(record::HEADER, record::HEADER + record::MAX_PAYLOAD)
+                .min(rest)
+        ];
         self.file.read_exact_at(&mut chunk, cursor.offset)?;
-        if let Some(needed) = record::Reader::new(&chunk).next_len().filter(|needed| *needed > chunk.len() && *needed <= rest) {
+        if let Some(needed) = record::Reader::new(&chunk)
+            .next_len()
+            .filter(|needed| *needed > chunk.len() && *needed <= rest)
+        {
             chunk.resize(needed, 0);
             self.file.read_exact_at(&mut chunk, cursor.offset)?;
         }
@@ -411,16 +477,26 @@ impl Segment {
             // It was whole when it was written or opened.
             let lost = self.next - cursor.sequence;
             tracing::error!(path = %self.path.display(), lost, "spool segment was damaged on disk; reports are lost");
-            *cursor = Cursor { offset: self.len, sequence: self.next, ..*cursor };
+            *cursor = Cursor {
+                offset: self.len,
+                sequence: self.next,
+                ..*cursor
+            };
         }
         Ok(batch)
     }
 
     fn says_only_that_it_began(&self) -> bool {
         self.next == 1
-            || self
-                .read(&mut self.start(), 1, 1)
-                .is_ok_and(|reports| matches!(reports.first(), Some(Report { event: Some(Event::Booted(_)), .. })))
+            || self.read(&mut self.start(), 1, 1).is_ok_and(|reports| {
+                matches!(
+                    reports.first(),
+                    Some(Report {
+                        event: Some(Event::Booted(_)),
+                        ..
+                    })
+                )
+            })
     }
 }
 

@@ -28,7 +28,11 @@ pub struct Watchdog {
 impl Watchdog {
     /// For a stream opened at `now`, with a heartbeat every `heartbeat`.
     pub fn new(heartbeat: Duration, now: Instant) -> Self {
-        Self { silence: heartbeat * PATIENCE, last_heard: now, ahead: 0 }
+        Self {
+            silence: heartbeat * PATIENCE,
+            last_heard: now,
+            ahead: 0,
+        }
     }
 
     /// A push arrived.

@@ -13,7 +13,12 @@ fn trunk(id: &str) -> TrunkId {
 
 fn lines_of(set: &MetricsSet, name: &str) -> Vec<String> {
     let wanted = format!("trunkline_worker_{name}");
-    set.encode().unwrap().lines().filter(|line| line.starts_with(&wanted)).map(str::to_owned).collect()
+    set.encode()
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with(&wanted))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -62,7 +67,9 @@ fn watched_figures_are_read_at_every_scrape() {
     let set = MetricsSet::new();
     let calls = Arc::new(AtomicU64::new(3));
     let read = Arc::clone(&calls);
-    set.watch_gauge("active_calls", "Active calls", move || read.load(Ordering::Relaxed) as i64);
+    set.watch_gauge("active_calls", "Active calls", move || {
+        read.load(Ordering::Relaxed) as i64
+    });
     assert_eq!(lines_of(&set, "active_calls "), ["trunkline_worker_active_calls 3"]);
     calls.store(5, Ordering::Relaxed);
     assert_eq!(lines_of(&set, "active_calls "), ["trunkline_worker_active_calls 5"]);
@@ -71,9 +78,20 @@ fn watched_figures_are_read_at_every_scrape() {
 #[test]
 fn listeners_show_whether_they_are_bound() {
     let address: SocketAddr = "192.0.2.1:5060".parse().unwrap();
-    let state = |id, error| ListenerState { trunk: trunk(id), address, error, since: SystemTime::UNIX_EPOCH };
-    let states = [state("a", None), state("b", Some(("ADDRESS_IN_USE", "in use".to_owned())))];
-    let report = ListenerReport { listeners: Arc::default(), states: states.into() };
+    let state = |id, error| ListenerState {
+        trunk: trunk(id),
+        address,
+        error,
+        since: SystemTime::UNIX_EPOCH,
+    };
+    let states = [
+        state("a", None),
+        state("b", Some(("ADDRESS_IN_USE", "in use".to_owned()))),
+    ];
+    let report = ListenerReport {
+        listeners: Arc::default(),
+        states: states.into(),
+    };
     let set = MetricsSet::new();
     set.watch_listeners(watch::channel(report).1);
     let expected = [
@@ -103,20 +121,40 @@ fn a_call_that_is_over_is_measured_and_one_that_is_not_is_not() {
         ring_time: Some(at(2)),
         answer_time: Some(at(10)),
         attempts: Vec::new(),
-        media: vec![MediaLegRecord { mos_hundredths: 420, ..MediaLegRecord::default() }, MediaLegRecord::default()],
+        media: vec![
+            MediaLegRecord {
+                mos_hundredths: 420,
+                ..MediaLegRecord::default()
+            },
+            MediaLegRecord::default(),
+        ],
         authenticated_user: "".into(),
         source: "192.0.2.1:5060".parse().unwrap(),
     };
     let set = MetricsSet::new();
     set.note_call(&call);
     assert_eq!(lines_of(&set, "calls_finished_total"), [""; 0]);
-    let end =
-        CallEnd { time: at(70), reason: EndReason::CallerBye, sip_status: 200, q850_cause: None, decided_by: None };
+    let end = CallEnd {
+        time: at(70),
+        reason: EndReason::CallerBye,
+        sip_status: 200,
+        q850_cause: None,
+        decided_by: None,
+    };
     call.state = CallState::Ended(end);
     set.note_call(&call);
     let expected = [r#"trunkline_worker_calls_finished_total{reason="caller_bye"} 1"#];
     assert_eq!(lines_of(&set, "calls_finished_total"), expected);
-    assert_eq!(lines_of(&set, "call_setup_seconds_sum"), ["trunkline_worker_call_setup_seconds_sum 2.0"]);
-    assert_eq!(lines_of(&set, "call_duration_seconds_sum"), ["trunkline_worker_call_duration_seconds_sum 60.0"]);
-    assert_eq!(lines_of(&set, "call_quality_mos_count"), ["trunkline_worker_call_quality_mos_count 1"]);
+    assert_eq!(
+        lines_of(&set, "call_setup_seconds_sum"),
+        ["trunkline_worker_call_setup_seconds_sum 2.0"]
+    );
+    assert_eq!(
+        lines_of(&set, "call_duration_seconds_sum"),
+        ["trunkline_worker_call_duration_seconds_sum 60.0"]
+    );
+    assert_eq!(
+        lines_of(&set, "call_quality_mos_count"),
+        ["trunkline_worker_call_quality_mos_count 1"]
+    );
 }

@@ -4,24 +4,39 @@ use trunkline_proto::dataplane::v1::{AuthenticationFailure, WorkerBooted};
 
 use super::*;
 
-const SMALL: Limits = Limits { total: 1 << 20, segment: 400 };
+const SMALL: Limits = Limits {
+    total: 1 << 20,
+    segment: 400,
+};
 
 fn boot(number: u128) -> Uuid {
     Uuid::from_u128(number)
 }
 
 fn time() -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }
+    prost_types::Timestamp {
+        seconds: 1_700_000_000,
+        nanos: 0,
+    }
 }
 
 fn event(name: &str) -> Event {
-    Event::AuthenticationFailure(AuthenticationFailure { username: name.into(), ..AuthenticationFailure::default() })
+    Event::AuthenticationFailure(AuthenticationFailure {
+        username: name.into(),
+        ..AuthenticationFailure::default()
+    })
 }
 
 fn append(spool: &mut Spool, names: &[&str]) {
     let reports: Vec<_> = names.iter().map(|name| (time(), event(name), Weight::Heavy)).collect();
     let appended = spool.append(&reports).unwrap();
-    assert_eq!(appended, Appended { accepted: names.len() as u64, refused: 0 });
+    assert_eq!(
+        appended,
+        Appended {
+            accepted: names.len() as u64,
+            refused: 0
+        }
+    );
 }
 
 fn name(report: &Report) -> &str {
@@ -36,7 +51,12 @@ fn sent(spool: &mut Spool) -> Vec<(Uuid, u64, String)> {
     let mut all = Vec::new();
     while let Some(batch) = spool.next_batch(3, 200).unwrap() {
         assert!(!batch.reports.is_empty() && batch.reports.len() <= 3);
-        all.extend(batch.reports.iter().map(|report| (batch.boot, report.sequence, name(report).to_owned())));
+        all.extend(
+            batch
+                .reports
+                .iter()
+                .map(|report| (batch.boot, report.sequence, name(report).to_owned())),
+        );
     }
     all
 }
@@ -47,7 +67,8 @@ fn names(sent: &[(Uuid, u64, String)]) -> Vec<&str> {
 
 fn segments(dir: &Path) -> usize {
     let all = std::fs::read_dir(dir).unwrap();
-    all.filter(|entry| parse_name(&entry.as_ref().unwrap().path()).is_some()).count()
+    all.filter(|entry| parse_name(&entry.as_ref().unwrap().path()).is_some())
+        .count()
 }
 
 #[test]
@@ -61,7 +82,11 @@ fn reports_are_numbered_and_read_in_order_across_segments() {
     assert!(segments(dir.path()) > 3, "50 reports of some 40 octets");
     let sent = sent(&mut spool);
     assert_eq!(names(&sent), all);
-    assert!(sent.iter().zip(1..).all(|((_, sequence, _), wanted)| *sequence == wanted));
+    assert!(
+        sent.iter()
+            .zip(1..)
+            .all(|((_, sequence, _), wanted)| *sequence == wanted)
+    );
     assert_eq!(spool.next_batch(3, 200).unwrap(), None);
     append(&mut spool, &["late"]);
     assert_eq!(spool.next_batch(3, 200).unwrap().unwrap().reports[0].sequence, 51);
@@ -157,7 +182,11 @@ fn a_write_cut_anywhere_costs_no_report_before_it() {
             spool.acknowledge(boot(1), survivors as u64).unwrap();
             all.extend(sent(&mut spool));
         }
-        let expected: Vec<&str> = ["first", "second", "third"][..survivors].iter().copied().chain(["ours"]).collect();
+        let expected: Vec<&str> = ["first", "second", "third"][..survivors]
+            .iter()
+            .copied()
+            .chain(["ours"])
+            .collect();
         assert_eq!(names(&all), expected, "cut at {cut}");
     }
 }
@@ -189,7 +218,9 @@ fn a_worker_that_dies_at_once_again_and_again_leaves_no_trail() {
     let dir = tempfile::tempdir().unwrap();
     for number in 1..=20 {
         let mut spool = Spool::open(dir.path(), boot(number), SMALL).unwrap();
-        let booted = Event::Booted(WorkerBooted { boot_id: boot(number).to_string() });
+        let booted = Event::Booted(WorkerBooted {
+            boot_id: boot(number).to_string(),
+        });
         spool.append(&[(time(), booted, Weight::Heavy)]).unwrap();
     }
     assert_eq!(segments(dir.path()), 1);
@@ -198,7 +229,10 @@ fn a_worker_that_dies_at_once_again_and_again_leaves_no_trail() {
 #[test]
 fn a_full_spool_refuses_the_light_first_and_takes_reports_again_when_emptied() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { total: 4000, segment: 400 };
+    let limits = Limits {
+        total: 4000,
+        segment: 400,
+    };
     let mut spool = Spool::open(dir.path(), boot(1), limits).unwrap();
     let one = |weight| [(time(), event("somebody"), weight)];
     while spool.append(&one(Weight::Light)).unwrap().accepted == 1 {}
@@ -208,20 +242,50 @@ fn a_full_spool_refuses_the_light_first_and_takes_reports_again_when_emptied() {
     assert!(spool.backlog().reports > light);
     assert!(spool.backlog().octets <= 4000);
     let all = spool.backlog().reports;
-    assert_eq!(spool.append(&one(Weight::Heavy)).unwrap(), Appended { accepted: 0, refused: 1 });
+    assert_eq!(
+        spool.append(&one(Weight::Heavy)).unwrap(),
+        Appended {
+            accepted: 0,
+            refused: 1
+        }
+    );
     spool.acknowledge(boot(1), all).unwrap();
-    assert_eq!(spool.append(&one(Weight::Light)).unwrap(), Appended { accepted: 1, refused: 0 });
-    assert_eq!(sent(&mut spool).last().map(|(_, sequence, _)| *sequence), Some(all + 1), "a refused one has no number");
+    assert_eq!(
+        spool.append(&one(Weight::Light)).unwrap(),
+        Appended {
+            accepted: 1,
+            refused: 0
+        }
+    );
+    assert_eq!(
+        sent(&mut spool).last().map(|(_, sequence, _)| *sequence),
+        Some(all + 1),
+        "a refused one has no number"
+    );
 }
 
 #[test]
 fn a_report_longer_than_a_batch_goes_alone_and_one_that_fits_no_record_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut spool = Spool::open(dir.path(), boot(1), Limits { total: 8 << 20, segment: 4 << 20 }).unwrap();
+    let mut spool = Spool::open(
+        dir.path(),
+        boot(1),
+        Limits {
+            total: 8 << 20,
+            segment: 4 << 20,
+        },
+    )
+    .unwrap();
     let long = "x".repeat(5000);
     append(&mut spool, &["a", &long, "b"]);
     let giant = [(time(), event(&"x".repeat(record::MAX_PAYLOAD)), Weight::Heavy)];
-    assert_eq!(spool.append(&giant).unwrap(), Appended { accepted: 0, refused: 1 });
+    assert_eq!(
+        spool.append(&giant).unwrap(),
+        Appended {
+            accepted: 0,
+            refused: 1
+        }
+    );
     assert_eq!(names(&sent(&mut spool)), ["a", &long, "b"]);
 }
 

@@ -1,0 +1,205 @@
+//! A shard: one thread, one engine, its sockets.
+//!
+//! Readers of this thread call the engine directly, so that a message of a call that lives here crosses no queue. What
+//! belongs to another shard is handed over; what comes from elsewhere arrives as an [`Input`].
+
+mod effects;
+pub mod input;
+mod listen;
+mod thread;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use trunkline_engine::Engine;
+use trunkline_engine::io::{ConnectionId, Env, Flow, Now, TransmitFailure};
+use trunkline_shared::name::TrunkId;
+use trunkline_shared::snapshot::Snapshot;
+use trunkline_shared::trunk::Transport;
+
+pub use self::thread::{ShardLoad, ShardThread, ShardThreads, SharedParts};
+
+use self::input::{Input, Shards};
+use crate::control::reports::ReportSender;
+use crate::env::WorkerEnv;
+use crate::net::connections::{Connections, Waiter};
+use crate::net::tls::TlsTable;
+use crate::net::udp::SipSocket;
+use crate::relay::Relay;
+
+/// A handle to the shard of this thread; cheap to clone, bound to the thread.
+#[derive(Clone)]
+pub struct Dispatcher(Rc<Shard>);
+
+struct Shard {
+    index: usize,
+    engine: RefCell<Engine>,
+    /// Relay commands the media thread had no room for; sent before any newer one.
+    relay_backlog: RefCell<std::collections::VecDeque<effects::RelayOrder>>,
+    snapshot: RefCell<Arc<Snapshot>>,
+    /// UDP sockets by the address they are bound to, with their trunk.
+    sockets: RefCell<HashMap<SocketAddr, (TrunkId, Rc<SipSocket>)>>,
+    /// Woken when the engine's next deadline came nearer than the one slept for.
+    timer: Notify,
+    armed: Cell<Option<Instant>>,
+    shards: Shards,
+    connections: Arc<Connections>,
+    env: Arc<WorkerEnv>,
+    tls: Arc<TlsTable>,
+    relay: Relay,
+    reports: ReportSender,
+    gauges: Arc<thread::ShardGauges>,
+}
+
+impl Dispatcher {
+    /// All shards of the worker.
+    pub fn shards(&self) -> &Shards {
+        &self.0.shards
+    }
+
+    /// All connections of the worker.
+    pub fn connections(&self) -> &Connections {
+        &self.0.connections
+    }
+
+    /// Whether a connection is the flow of a binding.
+    pub fn holds_binding(&self, connection: ConnectionId) -> bool {
+        self.0.env.bindings.holds(connection)
+    }
+
+    /// Counts a stream that could not be cut into messages.
+    pub fn count_unreadable_stream(&self, label: &'static str) {
+        self.0.env.metrics.count_unreadable_stream(label);
+    }
+
+    /// A datagram: handled here or handed to its owner. A full queue loses it, counted; the sender repeats it.
+    fn datagram(&self, flow: Flow, bytes: Bytes) {
+        let owner = self.0.shards.owner(&bytes, self.0.index);
+        if owner == self.0.index {
+            self.drive(|engine, now, env| engine.handle_message(now, env, flow, bytes));
+        } else if !self.0.shards.try_send(owner, Input::Message { flow, bytes }) {
+            self.0.env.metrics.count_shard_overflow();
+        }
+    }
+
+    /// A message of a connection: handled here or handed to its owner, waiting for room, which makes the peer wait.
+    /// False when the owner has stopped.
+    pub async fn message(&self, flow: &Flow, bytes: Bytes) -> bool {
+        let owner = self.0.shards.owner(&bytes, self.0.index);
+        if owner == self.0.index {
+            self.drive(|engine, now, env| engine.handle_message(now, env, flow.clone(), bytes));
+            return true;
+        }
+        self.0
+            .shards
+            .send(
+                owner,
+                Input::Message {
+                    flow: flow.clone(),
+                    bytes,
+                },
+            )
+            .await
+    }
+
+    /// Gives an input to a shard, this one or another.
+    pub async fn send(&self, shard: usize, input: Input) {
+        if shard == self.0.index {
+            self.input(input);
+        } else {
+            self.0.shards.send(shard, input).await;
+        }
+    }
+
+    /// Tells whoever waits for a message that it was not sent. A shard too busy to listen has its own timers.
+    pub fn transmit_failed(&self, waiter: Waiter, failure: TransmitFailure) {
+        let input = Input::TransmitFailed(waiter, failure);
+        if waiter.shard == self.0.index {
+            self.input(input);
+        } else if !self.0.shards.try_send(waiter.shard, input) {
+            self.0.env.metrics.count_shard_overflow();
+        }
+    }
+
+    fn input(&self, input: Input) {
+        self.drive(|engine, now, env| match input {
+            Input::Message { flow, bytes } => engine.handle_message(now, env, flow, bytes),
+            Input::TransmitFailed(waiter, failure) => engine.handle_transmit_failed(now, env, waiter.token, failure),
+            Input::Resolved(id, result) => engine.handle_resolved(now, env, id, result),
+            Input::ConnectionClosed(id) => engine.handle_connection_closed(now, env, id),
+            Input::Relay(session, event) => engine.handle_relay_event(now, env, session, event),
+            Input::HangUp(call, answer) => {
+                // Whoever asked may have stopped waiting.
+                let _ = answer.send(engine.hang_up(now, env, call));
+            }
+        });
+    }
+
+    /// Calls the engine, does what it asks for, and sees to its next deadline.
+    fn drive(&self, call: impl FnOnce(&mut Engine, Now, &dyn Env)) {
+        let now = Now {
+            mono: Instant::now(),
+            wall: SystemTime::now(),
+        };
+        let mut engine = self.0.engine.borrow_mut();
+        call(&mut engine, now, &*self.0.env);
+        self.carry_out(&mut engine, now);
+        self.0.gauges.set(engine.gauges());
+        let deadline = engine.poll_timeout();
+        if deadline.is_some_and(|deadline| self.0.armed.get().is_none_or(|armed| deadline < armed)) {
+            self.0.timer.notify_one();
+        }
+    }
+
+    /// The engine's clock: sleeps until its next deadline, or until a nearer one appears.
+    async fn run_timers(self) {
+        loop {
+            let deadline = self.0.engine.borrow().poll_timeout();
+            self.0.armed.set(deadline);
+            match deadline {
+                None => self.0.timer.notified().await,
+                Some(deadline) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(deadline.into()) => {
+                            self.drive(|engine, now, env| engine.handle_timeout(now, env));
+                        }
+                        () = self.0.timer.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// A UDP socket to reach `remote` from: the trunk's, of the same family.
+    fn socket_of(&self, trunk: &TrunkId, remote: SocketAddr) -> Option<Rc<SipSocket>> {
+        let sockets = self.0.sockets.borrow();
+        let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
+        // Retired sockets of the trunk may still be there: the configured port is the one to send from.
+        let port = self.0.snapshot.borrow().trunk(trunk).map(|trunk| trunk.listen_port);
+        let of_trunk = || {
+            sockets
+                .iter()
+                .filter(|(local, (owner, _))| owner == trunk && fits(local))
+        };
+        let configured = of_trunk().find(|(local, _)| Some(local.port()) == port);
+        configured
+            .or_else(|| of_trunk().next())
+            .map(|(_, (_, socket))| Rc::clone(socket))
+    }
+
+    /// The trunk as configured now.
+    fn trunk(&self, id: &TrunkId) -> Option<Arc<trunkline_shared::trunk::Trunk>> {
+        self.0.snapshot.borrow().trunk(id).cloned()
+    }
+}
+
+/// Transport of a connection as its peer key has it.
+const fn is_stream(transport: Transport) -> bool {
+    matches!(transport, Transport::Tcp | Transport::Tls)
+}
