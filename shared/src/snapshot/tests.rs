@@ -2,8 +2,9 @@ use super::*;
 use crate::credential::tests::credential;
 use crate::line::tests::line;
 use crate::route::tests::route;
-use crate::route::{RouteMatch, Target, UserMatch};
+use crate::route::{RouteMatch, Target, TargetKind, UserMatch};
 use crate::settings::WorkerSettings;
+use crate::trunk::L4Protocol;
 
 fn id(id: &str) -> TrunkId {
     TrunkId::new(id).unwrap()

@@ -236,9 +236,13 @@ impl Findings {
         Some(self.duration(field, Some(raw), Duration::from_secs(*seconds.start()), seconds))
     }
 
+    /// A point in time within the years 1-9999, the range of the message (and of RFC 3339).
     pub(super) fn time(&mut self, field: &str, raw: Option<prost_types::Timestamp>) -> Option<SystemTime> {
-        let time = SystemTime::try_from(raw?);
-        self.ok(field, time.map_err(|_| "is not a point in time"))
+        let raw = raw?;
+        let in_range =
+            (-62_135_596_800..=253_402_300_799).contains(&raw.seconds) && (0..1_000_000_000).contains(&raw.nanos);
+        let time = SystemTime::try_from(raw).ok().filter(|_| in_range);
+        self.ok(field, time.ok_or("is not a point in time of the years 1-9999"))
     }
 
     /// Text of bounded length in characters without control characters.
@@ -275,16 +279,13 @@ impl Findings {
     }
 
     /// A list of enums; the unspecified value is none.
-    pub(super) fn choices<E: TryFrom<i32>, T: PartialEq>(
+    pub(super) fn choices<E: TryFrom<i32>, T: Clone + PartialEq>(
         &mut self,
         field: &str,
         raw: &[i32],
         default: &[T],
         map: impl Fn(E) -> Option<T>,
-    ) -> Vec<T>
-    where
-        T: Clone,
-    {
+    ) -> Vec<T> {
         if raw.is_empty() {
             return default.to_vec();
         }
