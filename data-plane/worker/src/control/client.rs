@@ -35,6 +35,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A stream that lived this long had worked.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long the control plane has to take our last answer on a stream that we leave.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// Messages queued to the control plane; a stream that lets it fill up is dead.
 const QUEUE: usize = 64;
 /// Commands under way at once, and how long one may take.
@@ -167,9 +169,17 @@ impl ControlClient {
     /// One stream, to its end. `heard` becomes true with the first message.
     async fn stream(&mut self, heard: &mut bool) -> StreamEnd {
         match self.open().await {
-            Ok((outgoing, incoming)) => match self.follow(&outgoing, incoming, heard).await {
+            Ok((outgoing, mut incoming)) => match self.follow(&outgoing, &mut incoming, heard).await {
                 Ok(never) => match never {},
-                Err(end) => end,
+                Err(end) => {
+                    if matches!(end, StreamEnd::Recovered) {
+                        // Dropped at once, the stream would take the last answer with it.
+                        drop(outgoing);
+                        let to_its_end = async { while let Ok(Some(_)) = incoming.message().await {} };
+                        drop(timeout(LAST_WORD, to_its_end).await);
+                    }
+                    end
+                }
             },
             Err(end) => end,
         }
@@ -199,7 +209,7 @@ impl ControlClient {
     async fn follow(
         &mut self,
         outgoing: &Outgoing,
-        mut incoming: Streaming<StreamConfigurationResponse>,
+        incoming: &mut Streaming<StreamConfigurationResponse>,
         heard: &mut bool,
     ) -> Result<std::convert::Infallible, StreamEnd> {
         let mut watchdog = Watchdog::new(self.heartbeat, Instant::now());

@@ -188,7 +188,8 @@ impl Spool {
         let mut appended = Appended::default();
         let mut octets = Vec::new();
         let mut next = self.active().next;
-        let before = self.octets();
+        // The reports may be followed by a new segment.
+        let before = self.octets() + SEGMENT_HEADER;
         for (time, event, weight) in reports {
             let bound = match weight {
                 Weight::Light => self.limits.total / 4 * 3,
@@ -326,9 +327,7 @@ impl Spool {
     }
 
     fn cursor_segment(&self) -> Option<usize> {
-        let at_cursor =
-            |segment: &Segment| (segment.generation, segment.first) == (self.cursor.generation, self.cursor.first);
-        let index = self.segments.iter().position(at_cursor)?;
+        let index = self.segments.iter().position(|segment| segment.is_at(&self.cursor))?;
         // Spools go one after the other, each when the one before is acknowledged.
         (self.segments[index].generation == self.segments.front()?.generation).then_some(index)
     }
@@ -364,15 +363,11 @@ impl Spool {
                 break;
             }
             std::fs::remove_file(&oldest.path)?;
-            let (removed, at_cursor) = (
-                (oldest.generation, oldest.first),
-                (self.cursor.generation, self.cursor.first),
-            );
+            let read_here = oldest.is_at(&self.cursor);
             self.segments.pop_front();
-            if removed == at_cursor
-                && let Some(next) = self.segments.front()
-            {
-                self.cursor = next.start();
+            if read_here {
+                // Nothing after it was read.
+                self.rewind();
             }
         }
         Ok(())
@@ -435,6 +430,10 @@ impl Segment {
             next,
             len,
         }))
+    }
+
+    fn is_at(&self, cursor: &Cursor) -> bool {
+        (self.generation, self.first) == (cursor.generation, cursor.first)
     }
 
     fn start(&self) -> Cursor {

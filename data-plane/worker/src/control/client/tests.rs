@@ -15,7 +15,7 @@ use crate::shard::input::Input;
 /// Longer than any test: nothing stalls unless the test says so.
 const CALM: Duration = Duration::from_secs(600);
 /// Short enough to wait for, long enough for a busy machine.
-const NERVOUS: Duration = Duration::from_millis(200);
+const NERVOUS: Duration = Duration::from_millis(500);
 
 struct Worker {
     _state: TempDir,
@@ -220,7 +220,7 @@ async fn a_resource_that_can_be_used_now_is_told_by_a_new_hello() {
 #[tokio::test]
 async fn heartbeats_tell_the_revision_and_the_calls() {
     let mut control = Scripted::start().await;
-    let _worker = worker(&control, NERVOUS);
+    let _worker = worker(&control, 2 * NERVOUS);
     let mut peer = configured(&mut control).await;
     let beat = |message| match message {
         FromWorker::Heartbeat(beat) => Some((beat.revision, beat.active_calls)),
@@ -268,7 +268,7 @@ async fn listener_states_and_unknown_properties_are_told_as_they_change() {
     if let Some(resource::Body::Trunk(trunk)) = &mut odd.body {
         trunk.custom_properties = vec![v1::CustomProperty {
             name: "nobody.knows".into(),
-            value: Some(v1::custom_property::Value::StringValue("x".into())),
+            value: Some(v1::custom_property::Value::TextValue("x".into())),
         }];
     }
     peer.push(push(2, 5, vec![odd])).await;
