@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::oneshot;
 use trunkline_proto::v1::GetTrunkRequest;
+use trunkline_sip::status::StatusCode;
 
 use crate::api::Api;
 use crate::options::{CheckOptions, UdpAddress};
-use crate::phone::{Account, CallReport, Phone, Registered, Server, Talk, tls_config};
+use crate::phone::{Account, CallReport, Phone, PhoneError, Registered, Server, Talk, tls_config};
 use crate::state::{SamplePhone, State};
 use crate::up::{TLS_TRUNK_ID, UDP_TRUNK_ID};
 
@@ -37,6 +38,8 @@ struct Tester {
     trunk: &'static str,
     protocol: &'static str,
     secure: bool,
+    /// Has something to remove at the end.
+    registered: bool,
 }
 
 /// One call as both ends saw it.
@@ -160,6 +163,7 @@ async fn open(state: &State, accounts: &[SamplePhone], trunk: &'static str, serv
             trunk,
             protocol,
             secure,
+            registered: false,
         });
     }
     Ok(testers)
@@ -173,7 +177,8 @@ async fn exercise(api: &Api, testers: &mut [Tester], talk: Duration) -> Result<V
             expires,
             algorithm,
             took,
-        } = registered.map_err(|error| error_of(tester, "register", error.into()))?;
+        } = registered.map_err(|error| error_of(tester, "register", error))?;
+        tester.registered = true;
         let algorithm = algorithm
             .ok_or_else(|| anyhow!("{} was registered without a password", tester.phone.user()))?
             .as_str();
@@ -233,7 +238,7 @@ async fn call(caller: &mut Tester, callee: &mut Tester, duration: Duration) -> R
         Err((what, is_caller, error)) => {
             let pair = format!("in the call from {} to {dialled}", caller.phone.user());
             let tester = if is_caller { caller } else { callee };
-            Err(error_of(tester, what, error.into()).context(pair))
+            Err(error_of(tester, what, error).context(pair))
         }
     }
 }
@@ -241,15 +246,36 @@ async fn call(caller: &mut Tester, callee: &mut Tester, duration: Duration) -> R
 /// Tries all, and reports the first that failed.
 async fn unregister(testers: &mut [Tester]) -> Result<()> {
     let mut outcome = Ok(());
-    for tester in testers {
+    for tester in testers.iter_mut().filter(|tester| tester.registered) {
         if let Err(error) = tester.phone.unregister().await {
-            outcome = outcome.and(Err(error_of(tester, "unregister", error.into())));
+            outcome = outcome.and(Err(error_of(tester, "unregister", error)));
         }
     }
     outcome
 }
 
-fn error_of(tester: &Tester, what: &str, error: anyhow::Error) -> anyhow::Error {
+fn error_of(tester: &Tester, what: &str, error: PhoneError) -> anyhow::Error {
+    let hint = match &error {
+        PhoneError::Refused {
+            status: StatusCode::FORBIDDEN,
+            ..
+        } => {
+            format!(
+                "does the access list of trunks/{} let {} in?",
+                tester.trunk,
+                tester.phone.local().ip()
+            )
+        }
+        PhoneError::Credentials { .. } => {
+            "was the password changed? `trunkline up` reads it anew when its line in the file of phones is deleted"
+                .into()
+        }
+        _ => String::new(),
+    };
+    let mut error = anyhow::Error::from(error);
+    if !hint.is_empty() {
+        error = anyhow!("{error:#} ({hint})");
+    }
     error.context(format!(
         "{} ({} over {}) cannot {what}",
         tester.phone.user(),

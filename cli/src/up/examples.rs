@@ -1,5 +1,7 @@
 //! The sample configuration of `examples/`, sent over the API as anybody would.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, bail};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -65,7 +67,8 @@ pub async fn apply(api: &Api, state: &State, options: &UpOptions) -> Result<Vec<
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).context("read the descriptors of the API")?;
     let mut samples = Vec::new();
     for (text, port) in [(UDP_TRUNK, options.sip_port), (TLS_TRUNK, options.tls_port)] {
-        let request: CreateTrunkRequest = read(&pool, CREATE_TRUNK, text)?;
+        let mut request: CreateTrunkRequest = read(&pool, CREATE_TRUNK, text)?;
+        admit(&mut request, options.sip_address);
         samples.push(ensure_trunk(api, request, port).await?);
     }
     let mut phones = state.read_phones()?;
@@ -90,6 +93,17 @@ pub async fn apply(api: &Api, state: &State, options: &UpOptions) -> Result<Vec<
             .with_context(|| format!("create {name}"))?;
     }
     Ok(samples)
+}
+
+/// The samples let loopback and private networks in; phones on this machine come from its own address, which may be neither.
+fn admit(request: &mut CreateTrunkRequest, own: IpAddr) {
+    let covered = match own {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
+    };
+    if !covered && let Some(acl) = request.trunk.as_mut().and_then(|trunk| trunk.acl.as_mut()) {
+        acl.allow.push(own.to_string());
+    }
 }
 
 async fn ensure_trunk(api: &Api, mut request: CreateTrunkRequest, port: Option<u16>) -> Result<Sample> {
@@ -267,6 +281,24 @@ mod tests {
         for text in ROUTES {
             let route: CreateRouteRequest = read(&pool, CREATE_ROUTE, text).unwrap();
             assert_eq!(route.route.unwrap().targets.len(), 1);
+        }
+    }
+
+    #[test]
+    fn the_machines_own_address_is_let_in_where_the_sample_does_not_do_so_already() {
+        for (own, added) in [
+            ("127.0.0.1", 0),
+            ("192.168.1.2", 0),
+            ("fd00::1", 0),
+            ("192.0.2.2", 1),
+            ("2001:db8::1", 1),
+        ] {
+            let mut request: CreateTrunkRequest = read(&pool(), CREATE_TRUNK, UDP_TRUNK).unwrap();
+            let before = request.trunk.clone().unwrap().acl.unwrap().allow.len();
+            admit(&mut request, own.parse().unwrap());
+            let allow = request.trunk.unwrap().acl.unwrap().allow;
+            assert_eq!(allow.len() - before, added, "{own}");
+            assert!(added == 0 || allow.last().is_some_and(|last| last == own));
         }
     }
 
