@@ -80,3 +80,61 @@ fn take(slot: &mut Option<RatedBucket>, rate: &Rate, now: Instant) -> Result<(),
     }
     rated.bucket.try_take(now).map_err(|wait| wait.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trunk(calls: Option<u32>, rate: &str) -> Trunk {
+        let mut trunk = Trunk::with_defaults(TrunkId::new("main").expect("an id"), "Main");
+        trunk.max_calls = calls;
+        trunk.max_call_rate = rate.parse().expect("a rate");
+        trunk
+    }
+
+    #[test]
+    fn slots_are_taken_up_to_the_limit_and_paid_back() {
+        let (budgets, limited) = (LocalBudgets::default(), trunk(Some(2), "40/5s"));
+        assert!(budgets.acquire_call_slot(&limited) && budgets.acquire_call_slot(&limited));
+        assert!(!budgets.acquire_call_slot(&limited));
+        budgets.release_call_slot(&limited.id);
+        assert!(budgets.acquire_call_slot(&limited));
+        assert_eq!(budgets.active_calls(&limited.id), 2);
+    }
+
+    #[test]
+    fn a_lowered_limit_ends_nothing_and_admits_nothing_until_there_is_room() {
+        let budgets = LocalBudgets::default();
+        for _ in 0..3 {
+            assert!(budgets.acquire_call_slot(&trunk(None, "40/5s")));
+        }
+        let lowered = trunk(Some(2), "40/5s");
+        assert!(!budgets.acquire_call_slot(&lowered));
+        budgets.release_call_slot(&lowered.id);
+        assert!(!budgets.acquire_call_slot(&lowered), "two are still running");
+        budgets.release_call_slot(&lowered.id);
+        assert!(budgets.acquire_call_slot(&lowered));
+    }
+
+    #[test]
+    fn a_changed_rate_acts_on_the_next_call_without_a_fresh_burst() {
+        let (budgets, now) = (LocalBudgets::default(), Instant::now());
+        let slow = trunk(None, "1/10s");
+        assert_eq!(budgets.take_call(&slow, now), Ok(()));
+        assert_eq!(budgets.take_call(&slow, now), Err(Duration::from_secs(10)));
+        let faster = trunk(None, "1/1s");
+        assert_eq!(budgets.take_call(&faster, now), Err(Duration::from_secs(1)));
+        assert_eq!(budgets.take_call(&faster, now + Duration::from_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_gone_trunk_is_forgotten_when_its_calls_are_over() {
+        let (budgets, limited) = (LocalBudgets::default(), trunk(Some(2), "40/5s"));
+        assert!(budgets.acquire_call_slot(&limited));
+        budgets.retain(|_| false);
+        assert_eq!(budgets.active_calls(&limited.id), 1);
+        budgets.release_call_slot(&limited.id);
+        budgets.retain(|_| false);
+        assert!(budgets.0.is_empty());
+    }
+}

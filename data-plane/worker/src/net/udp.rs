@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use trunkline_shared::dscp::Dscp;
@@ -73,7 +73,8 @@ impl SipSocket {
     /// # Errors
     /// `WouldBlock` when the send buffer is full; others as the system gives them.
     pub fn send(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.socket.try_send_to(bytes, to).map(drop)
+        // Past the runtime: it calls a socket it has not polled yet not ready, and would lose the first datagrams.
+        SockRef::from(&self.socket).send_to(bytes, &to.into()).map(drop)
     }
 
     /// Waits for datagrams and gives each to `handle`.
@@ -143,7 +144,7 @@ mod tests {
             receiver.receive(&mut batch, handle).await.expect("received");
         }
         assert_eq!(seen, (0..40).collect::<Vec<_>>());
-        assert_eq!(socket2::SockRef::from(&sender.socket).tos_v4().expect("read"), 24 << 2);
+        assert_eq!(SockRef::from(&sender.socket).tos_v4().expect("read"), 24 << 2);
     }
 
     #[tokio::test]
