@@ -17,7 +17,7 @@ use trunkline_shared::name::WorkerId;
 
 use super::backoff::Backoff;
 use super::journal::BindingJournal;
-use super::link::{Link, MAX_MESSAGE};
+use super::link::{Link, MAX_MESSAGE, chain};
 use super::reports::ReportSender;
 use crate::env::bindings::BindingStore;
 
@@ -76,7 +76,7 @@ impl BindingWatch {
     async fn watch(&mut self, link: &Link, backoff: &mut Backoff) -> String {
         self.full = None;
         let open = async {
-            let channel = link.connect().await.map_err(|error| error.to_string())?;
+            let channel = link.connect().await.map_err(|error| chain(&error))?;
             let mut client = BindingServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
             let request = WatchBindingsRequest {
                 revision: self.journal.revision(),

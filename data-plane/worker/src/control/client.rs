@@ -140,6 +140,8 @@ impl ControlClient {
     /// worked, later and later when it had not.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut backoff = Backoff::default();
+        // Said once, not at every attempt.
+        let mut away = false;
         self.sources.metrics.set_applied_revision(self.configuration.revision());
         loop {
             let began = Instant::now();
@@ -150,6 +152,7 @@ impl ControlClient {
                 end = self.stream(&mut heard) => end,
             };
             self.sources.metrics.set_control_connected(false);
+            away &= !heard;
             self.sources.metrics.count_control_stream_end(end.label());
             end.log(heard);
             // One that works for a moment, again and again, is no reason to hurry.

@@ -31,6 +31,18 @@ pub enum LinkError {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// An error with what caused it, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// What a worker proves itself by, and whom it believes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {

@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::Boot;
 use super::backoff::Backoff;
 use super::journal::BindingJournal;
-use super::link::{Link, MAX_MESSAGE};
+use super::link::{Link, MAX_MESSAGE, chain};
 use super::spool::{Backlog, Batch, Limits, Spool, Weight};
 use crate::metrics::MetricsSet;
 use crate::trace::CallTraces;
@@ -418,7 +418,7 @@ impl ReportUplink {
     async fn stream(&self, link: &Link, backoff: &mut Backoff) -> String {
         let (outgoing, requests) = mpsc::channel(WINDOW);
         let open = async {
-            let channel = link.connect().await.map_err(|error| error.to_string())?;
+            let channel = link.connect().await.map_err(|error| chain(&error))?;
             let mut client = ReportServiceClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
             let stream = client
                 .stream_reports(ReceiverStream::new(requests))
