@@ -103,8 +103,9 @@ impl StreamEnd {
         }
     }
 
-    /// Says why; `heard` tells a stream that had worked from one that did not open.
-    fn log(&self, heard: bool) {
+    /// Says why; `heard` tells a stream that had worked from one that did not open, `away` whether the one before did
+    /// not open either.
+    fn log(&self, heard: bool, away: bool) {
         let cause = self as &dyn std::error::Error;
         if self.is_refusal() {
             tracing::error!(
@@ -113,6 +114,8 @@ impl StreamEnd {
             );
         } else if heard {
             tracing::info!(error = cause, "configuration stream ended");
+        } else if !away {
+            tracing::warn!(error = cause, "the control plane is away; serving what is on disk");
         } else {
             tracing::debug!(error = cause, "no configuration stream");
         }
@@ -152,9 +155,9 @@ impl ControlClient {
                 end = self.stream(&mut heard) => end,
             };
             self.sources.metrics.set_control_connected(false);
-            away &= !heard;
             self.sources.metrics.count_control_stream_end(end.label());
-            end.log(heard);
+            end.log(heard, away);
+            away = !heard;
             // One that works for a moment, again and again, is no reason to hurry.
             if heard && began.elapsed() >= SETTLED && !end.is_refusal() {
                 backoff.reset();
