@@ -1,7 +1,6 @@
 //! The public API as an administrator of this machine calls it.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,7 +14,9 @@ use trunkline_proto::v1::digest_credential_service_client::DigestCredentialServi
 use trunkline_proto::v1::registration_service_client::RegistrationServiceClient;
 use trunkline_proto::v1::route_service_client::RouteServiceClient;
 use trunkline_proto::v1::trunk_service_client::TrunkServiceClient;
+use trunkline_proto::v1::worker_service_client::WorkerServiceClient;
 
+use crate::options::{AccessOptions, ApiAddress};
 use crate::state::State;
 
 /// Longest wait for one answer.
@@ -43,11 +44,25 @@ impl Interceptor for Bearer {
 }
 
 impl Api {
+    /// Connects as the options say; with the state directory the rest is found in.
+    ///
+    /// # Errors
+    /// As [`Api::connect`], and when no address is given and no `trunkline up` runs in the state directory.
+    pub async fn open(options: &AccessOptions) -> Result<(State, Self)> {
+        let state = State::of(options);
+        let address = match &options.api {
+            Some(address) => address.clone(),
+            None => state.read_endpoints()?.api.into(),
+        };
+        let api = Self::connect(&state, &address).await?;
+        Ok((state, api))
+    }
+
     /// Connects with the CA and the token of the state directory.
     ///
     /// # Errors
     /// When one of the files cannot be read, or the server cannot be reached or is not vouched for by that CA.
-    pub async fn connect(state: &State, address: SocketAddr) -> Result<Self> {
+    pub async fn connect(state: &State, address: &ApiAddress) -> Result<Self> {
         let read =
             |path: std::path::PathBuf| fs::read_to_string(&path).with_context(|| format!("read {}", path.display()));
         let authority = Certificate::from_pem(read(state.ca_file())?);
@@ -86,6 +101,11 @@ impl Api {
     /// Registrations.
     pub fn registrations(&self) -> RegistrationServiceClient<Authenticated> {
         RegistrationServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Workers.
+    pub fn workers(&self) -> WorkerServiceClient<Authenticated> {
+        WorkerServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// Calls.

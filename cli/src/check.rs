@@ -13,10 +13,10 @@ use trunkline_proto::v1::GetTrunkRequest;
 use trunkline_sip::status::StatusCode;
 
 use crate::api::Api;
+use crate::examples::{TLS_TRUNK_ID, UDP_TRUNK_ID};
 use crate::options::{CheckOptions, UdpAddress};
 use crate::phone::{Account, CallReport, Phone, PhoneError, Registered, Server, Talk, tls_config};
 use crate::state::{SamplePhone, State};
-use crate::up::{TLS_TRUNK_ID, UDP_TRUNK_ID};
 
 /// What the caller sends and the callee expects, in Hz. Both tones have a whole number of periods in 100 ms.
 const CALLER_TONE: f32 = 440.0;
@@ -31,6 +31,8 @@ const PHONES: usize = 2;
 
 /// Which phone calls which, by their place in the list: the two UDP phones come first, then the two TLS phones.
 const CALLS: [(usize, usize); 4] = [(0, 1), (2, 3), (0, 2), (3, 1)];
+/// The same where there are the UDP phones alone.
+const UDP_CALLS: [(usize, usize); 2] = [(0, 1), (1, 0)];
 
 /// A phone with what is expected of it.
 struct Tester {
@@ -64,23 +66,25 @@ struct End {
 /// # Errors
 /// What was off, all of it where several things were.
 pub async fn run(options: &CheckOptions) -> Result<()> {
-    let state = State::new(&options.state_dir);
-    let api = Api::connect(&state, state.read_endpoints()?.api).await?;
+    let (state, api) = Api::open(&options.access).await?;
     let udp = match options.sip {
         Some(UdpAddress(address)) => address,
         None => listener(&api, UDP_TRUNK_ID).await?,
     };
-    let tls = match options.tls {
-        Some(address) => address,
-        None => listener(&api, TLS_TRUNK_ID).await?,
+    let mut servers = vec![(UDP_TRUNK_ID, Server::Udp(udp))];
+    let calls = if options.udp_only {
+        &UDP_CALLS[..]
+    } else {
+        let tls = match options.tls {
+            Some(address) => address,
+            None => listener(&api, TLS_TRUNK_ID).await?,
+        };
+        let ca_file = state.ca_file();
+        let trusted = tls_config(&ca_file).with_context(|| format!("read {}", ca_file.display()))?;
+        servers.push((TLS_TRUNK_ID, Server::Tls(tls, trusted)));
+        &CALLS[..]
     };
-    let ca_file = state.ca_file();
-    let trusted = tls_config(&ca_file).with_context(|| format!("read {}", ca_file.display()))?;
     let accounts = state.read_phones()?;
-    let servers = [
-        (UDP_TRUNK_ID, Server::Udp(udp)),
-        (TLS_TRUNK_ID, Server::Tls(tls, trusted)),
-    ];
     let mut testers = Vec::with_capacity(PHONES * servers.len());
     for (trunk, server) in servers {
         testers.extend(open(&state, &accounts, trunk, &server).await?);
@@ -89,10 +93,10 @@ pub async fn run(options: &CheckOptions) -> Result<()> {
     println!(
         "\nCheck: {} phones, {} calls of {} s",
         testers.len(),
-        CALLS.len(),
+        calls.len(),
         options.talk.as_secs()
     );
-    let outcome = exercise(&api, &mut testers, options.talk).await;
+    let outcome = exercise(&api, &mut testers, calls, options.talk).await;
     // Whatever happened, nothing of the check stays registered.
     let removed = unregister(&mut testers).await;
     let calls = outcome?;
@@ -170,7 +174,12 @@ async fn open(state: &State, accounts: &[SamplePhone], trunk: &'static str, serv
 }
 
 /// Registrations, then the calls one after another.
-async fn exercise(api: &Api, testers: &mut [Tester], talk: Duration) -> Result<Vec<Observation>> {
+async fn exercise(
+    api: &Api,
+    testers: &mut [Tester],
+    pairs: &[(usize, usize)],
+    talk: Duration,
+) -> Result<Vec<Observation>> {
     for tester in testers.iter_mut() {
         let registered = tester.phone.register(EXPIRES).await;
         let Registered {
@@ -192,8 +201,8 @@ async fn exercise(api: &Api, testers: &mut [Tester], talk: Duration) -> Result<V
         );
     }
     records::registrations_seen(api, testers).await?;
-    let mut calls = Vec::with_capacity(CALLS.len());
-    for (caller, callee) in CALLS {
+    let mut calls = Vec::with_capacity(pairs.len());
+    for &(caller, callee) in pairs {
         let [caller, callee] = testers.get_disjoint_mut([caller, callee]).context("pick two phones")?;
         calls.push(call(caller, callee, talk).await?);
     }

@@ -6,10 +6,13 @@
 
 mod api;
 mod check;
+mod columns;
+mod examples;
 mod options;
 mod phone;
 mod state;
 mod up;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,8 @@ async fn main() -> ExitCode {
     let outcome = match Options::parse().command {
         Command::Up(options) => up::run(&options).await,
         Command::Check(options) => check::run(&options).await,
+        Command::Examples(options) => examples::run(&options).await,
+        Command::Workers(options) => workers::run(&options).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

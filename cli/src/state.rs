@@ -10,10 +10,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use trunkline_shared::secret::Secret;
 
+use crate::options::AccessOptions;
+
 /// A state directory.
 #[derive(Debug, Clone)]
 pub struct State {
     root: PathBuf,
+    ca_file: PathBuf,
+    token_file: PathBuf,
 }
 
 /// Where a running `up` listens.
@@ -44,13 +48,29 @@ pub struct Lock {
     _file: File,
 }
 
-const PHONES_HEAD: &str =
-    "# Sample phones of `trunkline up`: trunk, user, password. Delete a line to have it read anew from the API.\n";
+/// The control plane's part of the directory.
+const CONTROL: &str = "control";
+
+const PHONES_HEAD: &str = "# Sample phones: trunk, user, password. Delete a line to have it read anew from the API.\n";
 
 impl State {
     /// The directory as given; nothing is created.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self::of(&AccessOptions::local(root))
+    }
+
+    /// The directory with the files that are given elsewhere.
+    pub fn of(options: &AccessOptions) -> Self {
+        let root = options.state_dir.clone();
+        let control = root.join(CONTROL);
+        Self {
+            ca_file: options.ca_file.clone().unwrap_or_else(|| control.join("ca.pem")),
+            token_file: options
+                .token_file
+                .clone()
+                .unwrap_or_else(|| control.join("admin.token")),
+            root,
+        }
     }
 
     /// Creates the directory (mode 0700) where it does not exist, and keeps others out of it.
@@ -82,7 +102,7 @@ impl State {
 
     /// State of the control plane.
     pub fn control_dir(&self) -> PathBuf {
-        self.root.join("control")
+        self.root.join(CONTROL)
     }
 
     /// State of the worker.
@@ -92,12 +112,12 @@ impl State {
 
     /// Certificate of the managed authority, written by the control plane.
     pub fn ca_file(&self) -> PathBuf {
-        self.control_dir().join("ca.pem")
+        self.ca_file.clone()
     }
 
     /// The first admin token, written by the control plane.
     pub fn token_file(&self) -> PathBuf {
-        self.control_dir().join("admin.token")
+        self.token_file.clone()
     }
 
     /// The worker's join token, written by the control plane.
@@ -135,7 +155,7 @@ impl State {
         let path = self.endpoints_file();
         let text = fs::read_to_string(&path).with_context(|| {
             format!(
-                "read {} (is `trunkline up` running with this state directory?)",
+                "read {} (is `trunkline up` running with this state directory? otherwise give --api, --ca-file and --token-file)",
                 path.display()
             )
         })?;
@@ -230,6 +250,16 @@ mod tests {
             0o600
         );
         assert!(!format!("{phones:?}").contains("p-1001"));
+    }
+
+    #[test]
+    fn files_given_elsewhere_go_before_those_of_the_directory() {
+        let mut options = AccessOptions::local(Path::new("var"));
+        options.token_file = Some("viewer.token".into());
+        let state = State::of(&options);
+        assert_eq!(state.token_file(), Path::new("viewer.token"));
+        assert_eq!(state.ca_file(), Path::new("var/control/ca.pem"));
+        assert_eq!(state.phones_file(), Path::new("var/phones"));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 mod banner;
 mod children;
-mod examples;
 mod ports;
 mod ready;
 
@@ -16,12 +15,11 @@ use trunkline_proto::v1::{GetTrunkRequest, TrunkStatus};
 
 use crate::api::Api;
 use crate::check;
-use crate::options::{CheckOptions, UpOptions};
+use crate::examples::{self, Placement, Sample};
+use crate::options::{AccessOptions, CheckOptions, UpOptions};
 use crate::state::{Endpoints, State};
 
 use children::{Child, Children};
-use examples::Sample;
-pub use examples::{TLS_TRUNK_ID, UDP_TRUNK_ID};
 
 /// A process that is not ready after this is in trouble: a first start makes keys, certificates and tables.
 const READY: Duration = Duration::from_secs(60);
@@ -63,12 +61,17 @@ async fn serve(options: &UpOptions, state: &State, endpoints: &Endpoints, childr
     ])?;
     children.start(control(options, state, endpoints, worker_listen))?;
     ready::wait("control plane", endpoints.control_metrics, READY).await?;
-    let api = Api::connect(state, endpoints.api).await?;
+    let api = Api::connect(state, &endpoints.api.into()).await?;
 
     let samples = if options.no_examples {
         Vec::new()
     } else {
-        examples::apply(&api, state, options).await?
+        let placement = Placement {
+            udp_port: options.sip_port,
+            tls_port: options.tls_port,
+            admit: Some(options.sip_address),
+        };
+        examples::apply(&api, state, &placement).await?
     };
     for sample in &samples {
         ports::require_free_listener(sample.protocol, SocketAddr::new(options.sip_address, sample.port))?;
@@ -82,11 +85,11 @@ async fn serve(options: &UpOptions, state: &State, endpoints: &Endpoints, childr
     print!("{}", banner::text(options, state, endpoints, &samples));
 
     if options.check {
-        let state_dir = options.state_dir.clone();
         check::run(&CheckOptions {
-            state_dir,
+            access: AccessOptions::local(&options.state_dir),
             sip: None,
             tls: None,
+            udp_only: false,
             talk: options.talk,
         })
         .await?;

@@ -1,6 +1,7 @@
 //! What the check saw, a line per end of a call.
 
 use super::{End, Observation};
+use crate::columns::columns;
 
 const HEAD: [&str; 12] = [
     "call", "phone", "over", "codec", "media", "set-up", "sent", "received", "lost", "jitter", "level", "tone",
@@ -13,20 +14,7 @@ pub fn calls(calls: &[Observation]) -> String {
         rows.push(row(&format!("{number} caller"), &call.caller));
         rows.push(row(&format!("{number} callee"), &call.callee));
     }
-    let widths: [usize; HEAD.len()] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let mut out = String::from("\n");
-    for row in rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        out.push_str("  ");
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
-    out
+    format!("\n{}", columns(&rows))
 }
 
 fn row(call: &str, end: &End) -> [String; HEAD.len()] {

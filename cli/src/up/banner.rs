@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use trunkline_proto::v1::TransportProtocol;
 
-use super::examples::Sample;
+use crate::examples::Sample;
 use crate::options::UpOptions;
 use crate::state::{Endpoints, State};
 

@@ -15,18 +15,18 @@ use trunkline_proto::v1::{
 use trunkline_shared::secret::Secret;
 
 use crate::api::Api;
-use crate::options::UpOptions;
+use crate::options::ExamplesOptions;
 use crate::state::{SamplePhone, State};
 
-const UDP_TRUNK: &str = include_str!("../../../examples/udp-trunk.json");
-const TLS_TRUNK: &str = include_str!("../../../examples/tls-trunk.json");
+const UDP_TRUNK: &str = include_str!("../../examples/udp-trunk.json");
+const TLS_TRUNK: &str = include_str!("../../examples/tls-trunk.json");
 const PHONES: [&str; 2] = [
-    include_str!("../../../examples/udp-phones.json"),
-    include_str!("../../../examples/tls-phones.json"),
+    include_str!("../../examples/udp-phones.json"),
+    include_str!("../../examples/tls-phones.json"),
 ];
 const ROUTES: [&str; 2] = [
-    include_str!("../../../examples/udp-to-tls-route.json"),
-    include_str!("../../../examples/tls-to-udp-route.json"),
+    include_str!("../../examples/udp-to-tls-route.json"),
+    include_str!("../../examples/tls-to-udp-route.json"),
 ];
 
 const CREATE_TRUNK: &str = "trunkline.v1.CreateTrunkRequest";
@@ -58,17 +58,53 @@ impl Sample {
     }
 }
 
+/// Where the samples listen, as far as somebody said so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Placement {
+    /// Port of the UDP trunk.
+    pub udp_port: Option<u16>,
+    /// Port of the TLS trunk.
+    pub tls_port: Option<u16>,
+    /// An address that is let in, whatever else is.
+    pub admit: Option<IpAddr>,
+}
+
+/// `trunkline examples`.
+///
+/// # Errors
+/// As [`apply`], or the control plane cannot be reached.
+pub async fn run(options: &ExamplesOptions) -> Result<()> {
+    let (state, api) = Api::open(&options.access).await?;
+    let placement = Placement {
+        udp_port: options.sip_port,
+        tls_port: options.tls_port,
+        admit: None,
+    };
+    for sample in apply(&api, &state, &placement).await? {
+        println!(
+            "{}: port {}, phones {}",
+            sample.name(),
+            sample.port,
+            sample.users.join(" and ")
+        );
+    }
+    println!("Passwords: {}", state.phones_file().display());
+    Ok(())
+}
+
 /// Creates what is missing and leaves what is there as it is, but for ports given on the command line. Passwords are made here
 /// and kept in the file of phones.
 ///
 /// # Errors
 /// The API refuses, or the file cannot be written.
-pub async fn apply(api: &Api, state: &State, options: &UpOptions) -> Result<Vec<Sample>> {
+pub async fn apply(api: &Api, state: &State, placement: &Placement) -> Result<Vec<Sample>> {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).context("read the descriptors of the API")?;
     let mut samples = Vec::new();
-    for (text, port) in [(UDP_TRUNK, options.sip_port), (TLS_TRUNK, options.tls_port)] {
+    for (text, port) in [(UDP_TRUNK, placement.udp_port), (TLS_TRUNK, placement.tls_port)] {
         let mut request: CreateTrunkRequest = read(&pool, CREATE_TRUNK, text)?;
-        admit(&mut request, options.sip_address);
+        if let Some(own) = placement.admit {
+            admit(&mut request, own);
+        }
         samples.push(ensure_trunk(api, request, port).await?);
     }
     let mut phones = state.read_phones()?;
