@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -15,6 +14,8 @@ use crate::eventually::{BOUND, eventually};
 use crate::http;
 use crate::process::{Process, binary};
 
+/// Set it to look at logs, stores and captures after a test.
+const KEEP: &str = "TRUNKLINE_KEEP_STATE";
 const API_PORT: u16 = 8443;
 const WORKER_PORT: u16 = 8444;
 const METRICS_PORT: u16 = 9464;
@@ -26,12 +27,13 @@ const DRAIN_SECONDS: &str = "2";
 /// A running cluster. Every part has loopback addresses of its own, so that ports never collide.
 #[derive(Debug)]
 pub struct Cluster {
-    dir: TempDir,
     host: u8,
     control: Option<Process>,
     workers: Vec<Worker>,
     /// Logs of processes that were killed or ended, to be looked through at the end.
     logs: Vec<PathBuf>,
+    /// Goes last: the processes show their logs when a test fails.
+    dir: TempDir,
 }
 
 #[derive(Debug)]
@@ -56,10 +58,14 @@ impl Cluster {
     /// # Errors
     /// When something does not come up.
     pub async fn with_workers(count: usize) -> Result<Self> {
-        let dir = tempfile::Builder::new()
+        let mut dir = tempfile::Builder::new()
             .prefix("trunkline-")
             .tempdir()
             .context("make a state directory")?;
+        if std::env::var_os(KEEP).is_some() {
+            dir.disable_cleanup(true);
+            println!("state is kept in {}", dir.path().display());
+        }
         let host = STARTED.fetch_add(1, Ordering::Relaxed);
         let mut cluster = Self {
             dir,

@@ -11,7 +11,7 @@ use trunkline_proto::v1::{
 
 use crate::api::Api;
 
-/// Realm of the trunks of tests.
+/// Realm and domain of the trunks of tests.
 pub const REALM: &str = "phones.test";
 
 /// A trunk for phones on this machine, with digest, quick enough for a load generator.
@@ -22,6 +22,7 @@ pub fn trunk(display_name: &str, protocol: TransportProtocol, port: u16) -> Trun
         display_name: display_name.to_owned(),
         protocol: protocol.into(),
         listen_port: Some(port.into()),
+        domains: vec![REALM.to_owned()],
         acl: Some(AccessControl {
             allow: vec!["127.0.0.0/8".to_owned()],
             ..Default::default()

@@ -180,7 +180,15 @@ fn the_clock_and_sleep_are_forbidden_and_pure_crates_do_not_lift_the_ban() {
         .map(|name| members[&name].parent().unwrap().join("src"))
         .collect();
     for (path, text) in sources() {
-        let lifts = pure.iter().any(|folder| path.starts_with(folder)) && text.contains("disallowed_methods");
+        // A test has to take the instant its virtual clock starts at from somewhere.
+        let is_test = path
+            .components()
+            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        let mut lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let lifts = !is_test
+            && pure.iter().any(|folder| path.starts_with(folder))
+            && lines.any(|line| line.contains("disallowed_methods"));
         assert!(!lifts, "{} lifts the ban on the clock", path.display());
     }
 }
