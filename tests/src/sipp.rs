@@ -25,6 +25,7 @@ pub struct Sipp {
     rate: u32,
     rows: Vec<String>,
     keys: Vec<(&'static str, String)>,
+    digest_uri: Option<String>,
 }
 
 /// How a run went.
@@ -63,18 +64,20 @@ impl Sipp {
         sipp
     }
 
-    /// Calls from `callers` to `callees`, in turn, each with digest; every call talks for `talk`.
-    pub fn call(local: SocketAddr, target: SocketAddr, callers: &[User], callees: &[User], talk: Duration) -> Self {
+    /// Calls from `callers`, in turn, to `callee`, each with digest; every call talks for `talk`.
+    ///
+    /// One callee for all: SIPp computes digests for one URI, and a digest for another one than the Request-URI is refused.
+    pub fn call(local: SocketAddr, target: SocketAddr, callers: &[User], callee: &User, talk: Duration) -> Self {
         let mut sipp = Self::new("call", local, Some(target));
-        sipp.rows = callers
-            .iter()
-            .zip(callees.iter().cycle())
-            .map(|(caller, callee)| {
-                let digest = format!("[authentication username={} password={}]", caller.name, caller.password);
-                format!("{};{};{digest}", caller.name, callee.name)
-            })
-            .collect();
+        let row = |User { name, password }: &User| {
+            format!(
+                "{name};{0};[authentication username={name} password={password}]",
+                callee.name
+            )
+        };
+        sipp.rows = callers.iter().map(row).collect();
         sipp.keys = vec![("talk", talk.as_millis().to_string())];
+        sipp.digest_uri = Some(format!("{}@{target}", callee.name));
         sipp
     }
 
@@ -92,6 +95,7 @@ impl Sipp {
             rate: 200,
             rows: Vec::new(),
             keys: Vec::new(),
+            digest_uri: None,
         }
     }
 
@@ -134,6 +138,9 @@ impl Sipp {
         command.arg("-trace_err").arg("-error_file").arg(&errors);
         for (key, value) in &self.keys {
             command.args(["-key", key, value]);
+        }
+        if let Some(uri) = &self.digest_uri {
+            command.args(["-auth_uri", uri]);
         }
         if !self.rows.is_empty() {
             let mut file = String::from("SEQUENTIAL\n");

@@ -49,7 +49,7 @@ async fn calls_and_registrations_go_on_while_the_control_plane_is_dead_and_arriv
 
     // Sixty calls of three seconds, ten a second: some are up, some are being set up and some are to come.
     let calls = 60;
-    let running = Sipp::call(CALLER, target, &callers, &callees, Duration::from_secs(3))
+    let running = Sipp::call(CALLER, target, &callers, &callees[0], Duration::from_secs(3))
         .calls(calls)
         .rate(10);
     let running = running.start(&dir).unwrap();
@@ -71,7 +71,7 @@ async fn calls_and_registrations_go_on_while_the_control_plane_is_dead_and_arriv
     let report = running.finish(RUN).await.unwrap();
     assert_eq!((report.successful, report.failed), (calls, 0));
     let more = 20;
-    let again = Sipp::call(CALLER, target, &callers, &callees, Duration::from_millis(200))
+    let again = Sipp::call(CALLER, target, &callers, &callees[0], Duration::from_millis(200))
         .calls(more)
         .rate(20);
     again.run_clean(&dir, RUN).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_killed_worker_boots_from_its_disk_and_takes_calls_with_the_control_pl
     let dir = cluster.dir().to_owned();
     let mut answering = Sipp::answer(CALLEE).start(&dir).unwrap();
     answering.listening(CALLEE).await.unwrap();
-    let burst = Sipp::call(CALLER, target, &callers, &callees, Duration::from_millis(200))
+    let burst = Sipp::call(CALLER, target, &callers, &callees[0], Duration::from_millis(200))
         .calls(20)
         .rate(20);
     burst.run_clean(&dir, RUN).await.unwrap();
