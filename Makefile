@@ -37,10 +37,11 @@ fmt: ## format the code
 fuzz: ## explore with cargo-fuzz for FUZZ_SECONDS (60) a target
 	data-plane/fuzz/explore.sh $${FUZZ_SECONDS:-60}
 
-compose: ## start a cluster with docker compose
-	docker compose up --build --detach --scale data-plane=$${WORKERS:-2}
+compose: ## start a cluster of WORKERS (2) with docker compose
+	if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi; \
+	$$compose up --build --detach --scale data-plane=$${WORKERS:-2}
 
-compose-test: ## build the image, run a cluster, call through it, kill a worker
+compose-test: ## build the image, run a cluster, call through it, kill a worker, scale it
 	tests/compose/run.sh
 
 clean: ## remove build output and local state
