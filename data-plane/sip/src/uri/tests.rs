@@ -93,6 +93,7 @@ fn rfc_3261_19_1_4_equivalent_pairs() {
         ),
         ("tel:+1-201-555-0123", "tel:+12015550123"),
         ("urn:x:y", "URN:x:y"),
+        ("sip:a@b;x=1;x=2", "sip:a@b;x=1;x=2"),
     ] {
         assert!(
             uri(a).is_equivalent(&uri(b)) && uri(b).is_equivalent(&uri(a)),
