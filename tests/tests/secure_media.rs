@@ -263,10 +263,12 @@ async fn only_call(api: &Api) -> Call {
     .unwrap()
 }
 
-/// Nothing was lost or refused between two processes of one machine.
+/// Nothing was lost between two processes of one machine. baresip greets its peer with one RTCP packet in the clear; a
+/// secure leg refuses it, if it comes after the keys.
 fn assert_talked(leg: &MediaLeg) {
     assert!(leg.packets_received > 150 && leg.packets_sent > 150, "{leg:?}");
-    assert_eq!((leg.packets_lost, leg.packets_rejected), (0, 0), "{leg:?}");
+    assert_eq!(leg.packets_lost, 0, "{leg:?}");
+    assert!(leg.packets_rejected <= u64::from(!leg.srtp_suite.is_empty()), "{leg:?}");
 }
 
 /// The RTP packets that a filter selects: version 2, payload type of PCMA.

@@ -1,5 +1,7 @@
 //! Replays every committed input through its target.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops where it stands")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
