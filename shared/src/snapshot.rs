@@ -211,6 +211,23 @@ impl Snapshot {
             .filter(|credential| credential.enabled && credential.realm == *realm)
     }
 
+    /// Whether an address of record of the trunk belongs to somebody: some credential in force is bound to its user.
+    pub fn knows_user(&self, trunk: &TrunkId, aor_user: &str) -> bool {
+        // Most often both names are the same.
+        let own = self.credential(trunk, aor_user);
+        if own.is_some_and(|credential| *credential.aor_user == *aor_user) {
+            return true;
+        }
+        let (Some(users), Some(trunk)) = (self.users.get(trunk), self.trunk(trunk)) else {
+            return false;
+        };
+        users.0.iter().any(|(_, credential)| {
+            credential.enabled
+                && *credential.aor_user == *aor_user
+                && credential.realm == trunk.inbound_digest.realm
+        })
+    }
+
     /// How many credentials there are, of all trunks.
     pub fn credential_count(&self) -> usize {
         self.credentials.len()

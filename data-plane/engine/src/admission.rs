@@ -41,8 +41,8 @@ impl Engine {
             let by = decided(&trunk.id, "state", "OUT_OF_SERVICE");
             return Err(Denial::Refused(Box::new(Refusal::new(Reject::OutOfService).by(by))));
         }
-        check_access(inbound)?;
-        if *inbound.request.method() == Method::Invite && self.active_calls >= self.config.max_calls {
+        self.check_source(inbound)?;
+        if *inbound.request.method() == Method::Invite && self.calls.len() >= self.config.max_calls {
             return Err(refused(Reject::Overloaded));
         }
         let verdict = self.authenticate(cx, inbound, role);
@@ -65,10 +65,23 @@ impl Engine {
         }
     }
 
+    /// The question that no request but one of a running call is spared.
+    pub(crate) fn check_source(&self, inbound: &Inbound) -> Result<(), Denial> {
+        check_access(inbound)
+    }
+
     /// Answers a request that was not let in, or forgets it.
     pub(crate) fn deny(&mut self, cx: Cx<'_>, inbound: &Inbound, denial: &Denial) {
         match denial {
-            Denial::Refused(refusal) => self.refuse(cx, inbound, refusal),
+            Denial::Refused(refusal) => {
+                self.refuse(cx, inbound, refusal);
+                if is_cheap(refusal.reject) {
+                    // The answer is under way and may be given again: whoever is not let in must not fill the
+                    // table of transactions, each of which stays for 32 s (RFC 3261 §8.2.7).
+                    self.settle_transmits(cx);
+                    self.transactions.abandon(TransactionId::Server(inbound.server));
+                }
+            }
             Denial::Silent => {
                 cx.env.count_reject(Reject::AclDenied, Some(&inbound.trunk.id));
                 self.servers.remove(&inbound.server);
@@ -85,6 +98,14 @@ impl Engine {
         });
         bucket.try_take(cx.now.mono).is_ok()
     }
+}
+
+/// Refusals that a repeated request simply gets again.
+fn is_cheap(reject: Reject) -> bool {
+    matches!(
+        reject,
+        Reject::AclDenied | Reject::RegistrationRate | Reject::CallRate | Reject::Overloaded
+    )
 }
 
 fn refused(reject: Reject) -> Denial {

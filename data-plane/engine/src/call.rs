@@ -60,6 +60,10 @@ pub(crate) enum Deadline {
     Dial(u32),
     /// The session interval, unless refreshed (RFC 4028 §10).
     Session,
+    /// The caller's ACK (RFC 3261 §13.3.1.4).
+    Ack,
+    /// Media, in a call that was answered without any.
+    NoMedia,
     /// The relay's last figures.
     Figures,
     /// The end of [`LINGER`].
@@ -272,11 +276,21 @@ impl Leg {
         way
     }
 
-    /// Notes the connection a message of this leg came by.
+    /// Notes where a message of this leg came from: another connection, or, with far-end NAT traversal, another port that
+    /// the NAT gave the same flow. Another address does not move a leg that has no connection: a datagram's may be forged.
     pub(crate) fn seen_on(&mut self, flow: &Flow) {
-        if flow.connection.is_some() && flow.trunk == self.trunk.id {
+        let is_rebound =
+            self.trunk.fent && flow.transport == self.way.transport() && flow.remote.ip() == self.way.remote().ip();
+        if flow.trunk == self.trunk.id && (flow.connection.is_some() || is_rebound) {
             self.way = Destination::Flow(flow.clone());
         }
+    }
+
+    /// Whether a message on this flow comes from where the leg is: its connection, or its address.
+    pub(crate) fn is_reached_by(&self, flow: &Flow) -> bool {
+        flow.trunk == self.trunk.id
+            && flow.remote.ip() == self.way.remote().ip()
+            && (flow.connection.is_none() || flow.connection == self.way.connection())
     }
 }
 
@@ -342,6 +356,8 @@ impl Engine {
             match deadline {
                 Deadline::Dial(branch) => engine.dial_timed_out(cx, call, branch),
                 Deadline::Session => engine.session_expired(cx, call),
+                Deadline::Ack => engine.ack_missing(cx, call),
+                Deadline::NoMedia => engine.media_missing(cx, call),
                 Deadline::Figures => engine.figures_missing(call),
                 Deadline::Linger => {}
             }

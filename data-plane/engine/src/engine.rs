@@ -96,6 +96,8 @@ pub struct Gauges {
     pub relay_sessions: usize,
     /// Names being looked up.
     pub resolves: usize,
+    /// Entries of all other tables that live and die with transactions and calls: zero when those are.
+    pub entries: usize,
 }
 
 /// One shard of the signalling plane.
@@ -257,6 +259,14 @@ impl Engine {
             transactions: self.transactions.len(),
             relay_sessions: self.sessions.len(),
             resolves: self.resolves.len(),
+            entries: self.servers.len()
+                + self.clients.len()
+                + self.transmits.len()
+                + self.by_connection.len()
+                + self.proxies.len()
+                + self.deadlines.len()
+                + self.calls_by_call_id.len()
+                + self.calls_by_conversation.len(),
         }
     }
 
@@ -324,18 +334,7 @@ impl Engine {
     /// Takes what the transaction layer has to say until it is silent.
     pub(crate) fn settle(&mut self, cx: Cx<'_>) {
         loop {
-            while let Some(transmit) = self.transactions.poll_transmit() {
-                let token = match transmit.transaction {
-                    TransactionId::Client(client) => self.clients.get(&client).map(|entry| entry.token),
-                    TransactionId::Server(_) => None,
-                };
-                cx.env.count(Counter::MessagesSent);
-                self.effect(Effect::Transmit {
-                    to: transmit.destination,
-                    bytes: transmit.bytes,
-                    token,
-                });
-            }
+            self.settle_transmits(cx);
             let Some(event) = self.transactions.poll_event() else {
                 break;
             };
@@ -347,6 +346,22 @@ impl Engine {
             cx.env.count(Counter::RetransmissionsSent);
         }
         self.retransmitted = retransmitted;
+    }
+
+    /// Takes what the transaction layer has to send.
+    pub(crate) fn settle_transmits(&mut self, cx: Cx<'_>) {
+        while let Some(transmit) = self.transactions.poll_transmit() {
+            let token = match transmit.transaction {
+                TransactionId::Client(client) => self.clients.get(&client).map(|entry| entry.token),
+                TransactionId::Server(_) => None,
+            };
+            cx.env.count(Counter::MessagesSent);
+            self.effect(Effect::Transmit {
+                to: transmit.destination,
+                bytes: transmit.bytes,
+                token,
+            });
+        }
     }
 
     fn note_transmit_failure(&mut self, client: ClientTransactionId, failure: TransmitFailure) {

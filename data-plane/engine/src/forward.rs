@@ -35,7 +35,7 @@ pub(crate) struct Departure<'a> {
     pub last_route: Option<String>,
     /// Our Record-Route values, topmost (that of the far side) first.
     pub record_routes: Vec<String>,
-    /// Body in place of the one received.
+    /// Body in place of the one received; empty: none.
     pub body: Option<Bytes>,
     /// CSeq number in place of the one received.
     pub cseq: Option<u32>,
@@ -103,8 +103,14 @@ pub(crate) fn write_request(
     if let Some(rack) = &departure.rack {
         edits.set(HeaderName::RAck, rack);
     }
-    if let Some(body) = &departure.body {
-        edits.content(body.clone());
+    match &departure.body {
+        Some(body) if body.is_empty() => {
+            edits.remove_body();
+        }
+        Some(body) => {
+            edits.content(body.clone());
+        }
+        None => {}
     }
     let mut out = BytesMut::with_capacity(request.bytes().len() + 512);
     edits.write_request(request, &mut out)?;

@@ -403,13 +403,17 @@ pub(crate) fn parse_own_request(bytes: &Bytes, limits: &Limits) -> Option<Reques
     }
 }
 
-/// The user part of a URI, unescaped; `None` without one or when it is not UTF-8.
+/// The user part of a URI, unescaped; `None` without one, or when it is not UTF-8, holds control characters, or is longer than
+/// any name or number.
 pub(crate) fn user_of(uri: &Uri<'_>) -> Option<String> {
     let user = uri.user()?;
     String::from_utf8(trunkline_sip::uri::unescape(user).into_owned())
         .ok()
-        .filter(|user| !user.is_empty())
+        .filter(|user| !user.is_empty() && user.len() <= MAX_USER && !user.chars().any(char::is_control))
 }
+
+/// Octets of the longest user part taken for one: it is a key of the location table.
+const MAX_USER: usize = 256;
 
 /// The trunk that decided a refusal, with setting and value.
 pub(crate) fn decided(

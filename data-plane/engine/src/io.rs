@@ -13,6 +13,7 @@
 //! | sockets, connections, name resolution, relay sessions (packets) | the worker's I/O threads |
 //! | configuration | an `Arc<Snapshot>`, swapped whole by [`Engine::set_snapshot`](crate::Engine::set_snapshot) |
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -157,7 +158,6 @@ pub struct Listener {
 }
 
 /// What the engine asks of the worker, in order.
-#[derive(Debug)]
 pub enum Effect {
     /// Send one SIP message.
     Transmit {
@@ -190,6 +190,28 @@ pub enum Effect {
     Report(Report),
     /// Close a connection after what was queued on it is sent.
     CloseConnection(ConnectionId),
+}
+
+impl fmt::Debug for Effect {
+    /// Without the message, which may hold credentials and media keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transmit { to, bytes, token } => f
+                .debug_struct("Transmit")
+                .field("to", to)
+                .field("length", &bytes.len())
+                .field("token", token)
+                .finish(),
+            Self::Resolve { id, host, .. } => f.debug_struct("Resolve").field("id", id).field("host", host).finish(),
+            Self::Relay { session, command } => f
+                .debug_struct("Relay")
+                .field("session", session)
+                .field("command", command)
+                .finish(),
+            Self::Report(report) => f.debug_tuple("Report").field(report).finish(),
+            Self::CloseConnection(id) => f.debug_tuple("CloseConnection").field(id).finish(),
+        }
+    }
 }
 
 /// What to do with a relay session.

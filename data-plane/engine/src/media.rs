@@ -19,12 +19,14 @@ use trunkline_shared::dtmf::DtmfMethod as TrunkDtmf;
 use trunkline_shared::reject::Reject;
 use trunkline_shared::srtp::{SrtpSuite as TrunkSuite, SrtpUse};
 use trunkline_shared::trunk::{Transport, Trunk};
-use trunkline_sip::header::{ContentType, HeaderName};
-use trunkline_sip::message::Fields;
 
 use crate::inbound::decided;
 use crate::io::{Env, SessionId};
 use crate::refuse::Refusal;
+
+mod body;
+
+pub(crate) use body::{carries_sdp, sdp_of};
 
 /// Media of one branch of a call.
 #[derive(Debug)]
@@ -129,6 +131,15 @@ impl Media {
         }?;
         self.repeated[from as usize] = Some((body.clone(), became.clone()));
         Ok(became)
+    }
+
+    /// Whether the relay has a stream to watch.
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.applied
+            && self
+                .session
+                .relay_config()
+                .is_some_and(|config| !config.streams.is_empty())
     }
 
     /// Takes back an offer that was refused (RFC 3264 §8).
@@ -258,13 +269,6 @@ pub(crate) fn refusal(error: NegotiationError, legs: &PerLeg<PortSource>) -> Ref
         Kind::PortsExhausted => Reject::PortsExhausted.into(),
         _ => Reject::NoUsableMedia.into(),
     }
-}
-
-/// The SDP of a message, when it has one.
-pub(crate) fn sdp_of(message: &Fields) -> Option<Bytes> {
-    let content_type = message.typed::<ContentType<'_>>().ok().flatten()?;
-    let is_plain = !message.contains(HeaderName::ContentEncoding);
-    (content_type.is("application", "sdp") && is_plain && !message.body().is_empty()).then(|| message.body_bytes())
 }
 
 /// The rows of a call record: what was agreed, and the figures once there are some.

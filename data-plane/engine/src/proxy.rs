@@ -14,16 +14,17 @@ use trunkline_sip::message::Response;
 use trunkline_sip::method::Method;
 use trunkline_sip::status::StatusCode;
 
+use crate::auth::Verdict;
 use crate::call::Leg;
 use crate::call::launch::{Whereabouts, consumed_realm, line_way, request_uri_of};
 use crate::engine::{Cx, Engine};
 use crate::forward::{Departure, Return, Via, branch as new_branch, write_request, write_response};
-use crate::inbound::{ClientUse, Inbound, ServerRole, user_of};
+use crate::inbound::{ClientUse, Inbound, ServerRole};
 use crate::io::{Destination, Effect, Flow, ResolveId};
 use crate::metrics::Counter;
 use crate::refuse::Refusal;
 use crate::routing::{Group, Target, rank};
-use crate::token::Token;
+use crate::token::{DialogMark, Token};
 
 /// Serial number of a request passed on; shares the number space of calls.
 pub(crate) type ProxyKey = u64;
@@ -101,7 +102,7 @@ impl Engine {
             .sip()
             .is_some_and(|sip| self.listeners.is_own_domain(&inbound.trunk, &sip));
         let spent = *request.method() == Method::Options && request.max_forwards() == Some(0);
-        own && (user_of(&uri).is_none() || spent)
+        own && (uri.user().is_none_or(str::is_empty) || spent)
     }
 
     fn serve_as_user_agent(&mut self, cx: Cx<'_>, inbound: &Inbound) {
@@ -124,8 +125,14 @@ impl Engine {
     }
 
     /// A request within a dialog that is no call of ours (any more): its Route says which flow it goes over.
+    ///
+    /// Nothing is known of the dialog but what the token vouches for, so the sender has to pass the gates again: a To tag
+    /// and an old Route are no way around them.
     pub(crate) fn pass_outside_call(&mut self, cx: Cx<'_>, inbound: &Arc<Inbound>) {
         let request = &inbound.request;
+        if let Err(denial) = self.check_source(inbound) {
+            return self.deny(cx, inbound, &denial);
+        }
         if request.max_forwards() == Some(0) {
             return self.refuse(cx, inbound, &Reject::TooManyHops.into());
         }
@@ -136,9 +143,18 @@ impl Engine {
             .take(own)
             .last();
         let token = last.and_then(|route| self.tokens.read(route.uri().sip()?.user()?));
-        let Some(Token::Flow(flow)) = token else {
-            return self.refuse(cx, inbound, &Reject::NoDialog.into());
+        let is_of_dialog = |mark: DialogMark| {
+            let tags = [request.from_tag(), request.to_tag()];
+            let mut tags = tags.into_iter().flatten();
+            tags.any(|tag| mark == DialogMark::new(request.call_id(), tag))
         };
+        let flow = match token {
+            Some(Token::Flow(flow, mark)) if lives_outside_calls(request.method()) && is_of_dialog(mark) => flow,
+            _ => return self.refuse(cx, inbound, &Reject::NoDialog.into()),
+        };
+        if let Verdict::Refused(refusal) = self.authenticate(cx, inbound, Role::Proxy) {
+            return self.refuse(cx, inbound, &refusal);
+        }
         let Some(trunk) = self.snapshot.trunk(&flow.trunk).map(Arc::clone) else {
             return self.refuse(cx, inbound, &Reject::FlowFailed.into());
         };
@@ -153,7 +169,13 @@ impl Engine {
             .map_while(Result::ok)
             .nth(own)
             .map(|route| route.uri());
+        // The port may be another one, the host is the one the token vouches for.
         let way = leg.hop(Some(&next.unwrap_or(request.uri())));
+        let way = if way.remote().ip() == leg.way.remote().ip() {
+            way
+        } else {
+            leg.way.clone()
+        };
         let key = self.next_serial();
         let departure = Departure {
             pop_routes: own,
@@ -239,7 +261,7 @@ impl Engine {
         let Some(proxy) = self.proxies.get_mut(&key) else {
             return;
         };
-        proxy.pending -= 1;
+        proxy.pending = proxy.pending.saturating_sub(1);
         let first = addresses.and_then(|addresses| addresses.first().copied());
         let way = first
             .zip(proxy.targets.get(index as usize))
@@ -300,7 +322,10 @@ impl Engine {
         let Some(far_flow) = self.flow_of(far) else {
             return Vec::new();
         };
-        self.record_routes(&Token::Flow(far_flow), &Token::Flow(inbound.flow.clone()), far, &near)
+        let tag = inbound.request.from_tag().unwrap_or_default();
+        let mark = DialogMark::new(inbound.request.call_id(), tag);
+        let near_token = Token::Flow(inbound.flow.clone(), mark);
+        self.record_routes(&Token::Flow(far_flow, mark), &near_token, far, &near)
     }
 
     fn flow_of(&self, leg: &Leg) -> Option<Flow> {
@@ -406,6 +431,10 @@ impl Engine {
             // RFC 4320 §4.2: a 408 to a non-INVITE always comes too late.
             Some(Best::Local(Reject::TargetTimeout)) => {}
             Some(Best::Response(response)) if response.status() == StatusCode::REQUEST_TIMEOUT => {}
+            // A 503 would make the client avoid us instead of the target (RFC 3261 §16.7 step 6).
+            Some(Best::Response(response)) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                self.reply(cx, &proxy.inbound, StatusCode::SERVER_INTERNAL_ERROR);
+            }
             Some(Best::Response(response)) => {
                 if let Ok(bytes) = write_response(&response, &Return::default()) {
                     self.respond(cx, proxy.inbound.server, response.status(), bytes);
@@ -415,6 +444,15 @@ impl Engine {
             None => self.refuse(cx, &proxy.inbound, &Reject::NotRegistered.into()),
         }
     }
+}
+
+/// Methods of dialogs that are no calls, and what may be sent along within them. An INVITE, or what belongs to one, of a call
+/// nobody here knows is none of them.
+fn lives_outside_calls(method: &Method) -> bool {
+    matches!(
+        method,
+        Method::Subscribe | Method::Notify | Method::Refer | Method::Message | Method::Info | Method::Options
+    )
 }
 
 /// A flow of a token as a way: without a connection a reliable transport needs a new one.

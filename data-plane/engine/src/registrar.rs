@@ -23,6 +23,10 @@ const DEFAULT_EXPIRES: Duration = Duration::from_secs(3600);
 const FENT_UDP_MAX_EXPIRES: Duration = Duration::from_secs(120);
 /// Most Path values kept with a binding.
 const MAX_PATH: usize = 8;
+/// Octets of the longest Contact URI and of the longest Path value taken.
+const MAX_VALUE: usize = 1024;
+/// Octets kept of what a phone says it is: User-Agent and instance.
+const MAX_NAME: usize = 256;
 
 /// What a REGISTER asks for.
 struct Wanted {
@@ -127,7 +131,7 @@ impl Engine {
             .values(HeaderName::Path)
             .map(|value| std::str::from_utf8(value).map(Arc::from));
         let path: Vec<Arc<str>> = path.collect::<Result<_, _>>().map_err(|_| Reject::BadRequest)?;
-        if path.len() > MAX_PATH || path.iter().any(|value| NameAddr::parse(value.as_bytes()).is_err()) {
+        if path.len() > MAX_PATH || path.iter().any(|value| !is_path_value(value)) {
             return Err(Reject::BadRequest.into());
         }
         let (changes, remove_all) = self.read_contacts(inbound)?;
@@ -144,10 +148,17 @@ impl Engine {
         let (request, trunk) = (&inbound.request, &inbound.trunk);
         // A malformed Expires counts as the default (RFC 3261 §10.2.1.1).
         let header = request.typed::<Expires>().ok().flatten().map(|expires| expires.0);
+        // As many as there may be, each replaced by another one: what goes beyond is work and nothing else.
+        let most = trunk.registrar.max_bindings as usize * 2;
         let contacts: Vec<_> = request
             .contacts()
+            .take(most + 1)
             .collect::<Result<_, _>>()
             .map_err(|_| Reject::BadRequest)?;
+        if contacts.len() > most {
+            let by = decided(&trunk.id, "registrar.max_bindings", trunk.registrar.max_bindings);
+            return Err(Refusal::new(Reject::TooManyBindings).by(by));
+        }
         if contacts.iter().any(|contact| matches!(contact, ContactHeader::Star)) {
             // RFC 3261 §10.3 step 6: nothing beside it, and only to remove.
             let alone = contacts.len() == 1 && header == Some(0);
@@ -160,8 +171,10 @@ impl Engine {
         let mut changes = Vec::with_capacity(contacts.len());
         for address in contacts.iter().filter_map(ContactHeader::address) {
             let uri = address.uri();
-            if uri.sip().is_none() {
-                return Err(Reject::UnsupportedUriScheme.into());
+            let target = uri.sip().ok_or(Reject::UnsupportedUriScheme)?;
+            // A binding to ourselves is a loop, and two of them make a request double on every turn (RFC 5393 §3).
+            if uri.as_str().len() > MAX_VALUE || self.listeners.is_own_route(&target) {
+                return Err(Reject::BadRequest.into());
             }
             let asked = address
                 .expires()
@@ -183,7 +196,8 @@ impl Engine {
             let instance = address
                 .params()
                 .find("+sip.instance")
-                .and_then(|param| param.unquoted().map(|v| v.into_owned()));
+                .and_then(|param| param.unquoted().map(|v| v.into_owned()))
+                .filter(|instance| is_quotable(instance));
             changes.push(Change {
                 uri: uri.as_str().into(),
                 q_thousandths: address.q().unwrap_or(1000),
@@ -226,7 +240,7 @@ impl Engine {
                 next.insert(0, self.contact(inbound, wanted, change, created, now));
             }
         }
-        if !wanted.changes.is_empty() && next.len() > inbound.trunk.registrar.max_bindings as usize {
+        if !wanted.changes.is_empty() && !make_room(&mut next, wanted, inbound.trunk.registrar.max_bindings as usize) {
             return Applied::TooMany;
         }
         let bindings = next.iter().map(|contact| contact.binding.clone()).collect();
@@ -253,7 +267,7 @@ impl Engine {
             cseq: request.cseq_number(),
             transport: inbound.flow.transport,
             source: inbound.flow.remote,
-            user_agent: request.line_text(HeaderName::UserAgent).unwrap_or_default().into(),
+            user_agent: cut(request.line_text(HeaderName::UserAgent).unwrap_or_default()).into(),
             worker: Some(self.config.worker.clone()),
             path: wanted.path.clone(),
             instance_id: Arc::clone(&change.instance_id),
@@ -286,6 +300,48 @@ fn contact_value(binding: &Binding, now: SystemTime) -> String {
         value.push_str(&format!(";+sip.instance=\"{}\"", binding.instance_id));
     }
     value
+}
+
+/// Sees to it that there are no more bindings than `most`. A phone that comes back with another Contact, from behind a NAT or by
+/// a new connection, leaves its old one behind: rather than lock the phone out until that has expired, it takes its place.
+fn make_room(contacts: &mut Vec<Contact>, wanted: &Wanted, most: usize) -> bool {
+    while contacts.len() > most {
+        let is_stale = |binding: &Binding| {
+            let is_wanted = |change: &&Change| change.instance_id == binding.instance_id;
+            !binding.instance_id.is_empty()
+                && wanted.changes.iter().any(|change| is_wanted(&change))
+                && !wanted.changes.iter().any(|change| change.uri == binding.contact_uri)
+        };
+        let stale = contacts
+            .iter()
+            .enumerate()
+            .filter(|(_, contact)| is_stale(&contact.binding));
+        let Some((oldest, _)) = stale.min_by_key(|(_, contact)| contact.binding.update_time) else {
+            return false;
+        };
+        contacts.remove(oldest);
+    }
+    true
+}
+
+fn is_path_value(value: &str) -> bool {
+    value.len() <= MAX_VALUE && NameAddr::parse(value.as_bytes()).is_ok()
+}
+
+/// Whether a value can stand between quotes as it is.
+fn is_quotable(value: &str) -> bool {
+    value.len() <= MAX_NAME
+        && value
+            .bytes()
+            .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_NAME);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// RFC 3261 §10.3 step 7: by the comparison rules of URIs, not by letter.

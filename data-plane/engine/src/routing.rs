@@ -157,7 +157,9 @@ impl<R: Rng + ?Sized> Finder<'_, R> {
         contacts.retain(|contact| contact.binding.is_live(self.query.now.wall));
         if contacts.is_empty() {
             // Who the users of a trunk are is known only where they have to authenticate.
-            let known = !trunk.inbound_digest.enabled || self.query.snapshot.credential(&trunk.id, &aor.user).is_some();
+            let digest = &trunk.inbound_digest;
+            let known =
+                !digest.enabled || digest.allow_foreign_aor || self.query.snapshot.knows_user(&trunk.id, &aor.user);
             self.nothing = if known {
                 Reject::NotRegistered
             } else {

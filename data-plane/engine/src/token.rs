@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use trunkline_shared::name::TrunkId;
 
 use crate::io::{ConnectionId, Flow, Transport};
@@ -18,13 +18,33 @@ use crate::io::{ConnectionId, Flow, Transport};
 pub(crate) enum Token {
     /// A call of this shard, by its serial number.
     Call(u64),
-    /// The flow the next request goes over.
-    Flow(Flow),
+    /// The flow the next request goes over, within one dialog.
+    Flow(Flow, DialogMark),
+}
+
+/// What is known of a dialog when its first request passes: Call-ID and tag of the one that sent it, as one number. A token
+/// with another dialog's mark is worthless, so nobody can use the one of an old subscription to reach a phone with
+/// whatever it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DialogMark(u64);
+
+impl DialogMark {
+    /// The mark of the dialog that `tag` began.
+    pub(crate) fn new(call_id: &str, tag: &str) -> Self {
+        let digest = Sha256::new()
+            .chain_update((call_id.len() as u64).to_be_bytes())
+            .chain_update(call_id)
+            .chain_update(tag)
+            .finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest[..8]);
+        Self(u64::from_be_bytes(first))
+    }
 }
 
 /// Octets of the authentication code: 80 bits, guessed over the network or not at all.
 const MAC_LEN: usize = 10;
-/// Longest token read: the longest trunk name with two IPv6 addresses needs 152 characters.
+/// Longest token read: the longest trunk name with two IPv6 addresses needs 163 characters.
 const MAX_TEXT: usize = 192;
 
 const KIND_CALL: u8 = 1;
@@ -58,8 +78,9 @@ impl Tokens {
                 out.push(KIND_CALL);
                 out.extend_from_slice(&serial.to_be_bytes());
             }
-            Token::Flow(flow) => {
+            Token::Flow(flow, dialog) => {
                 out.push(KIND_FLOW);
+                out.extend_from_slice(&dialog.0.to_be_bytes());
                 out.push(match flow.transport {
                     Transport::Udp => 0,
                     Transport::Tcp => 1,
@@ -87,7 +108,10 @@ impl Tokens {
         let (kind, rest) = body.split_first()?;
         match *kind {
             KIND_CALL => Some(Token::Call(u64::from_be_bytes(rest.try_into().ok()?))),
-            KIND_FLOW => read_flow(rest).map(Token::Flow),
+            KIND_FLOW => {
+                let (dialog, rest) = rest.split_first_chunk::<8>()?;
+                read_flow(rest).map(|flow| Token::Flow(flow, DialogMark(u64::from_be_bytes(*dialog))))
+            }
             _ => None,
         }
     }
@@ -164,8 +188,8 @@ mod tests {
         for token in [
             Token::Call(0),
             Token::Call(u64::MAX),
-            Token::Flow(flow("198.51.100.7:40000", Some(0))),
-            Token::Flow(flow("[2001:db8::7]:40000", None)),
+            Token::Flow(flow("198.51.100.7:40000", Some(0)), DialogMark(0)),
+            Token::Flow(flow("[2001:db8::7]:40000", None), DialogMark(u64::MAX)),
         ] {
             assert_eq!(tokens.read(&tokens.write(&token)), Some(token));
         }
@@ -174,7 +198,7 @@ mod tests {
     #[test]
     fn a_changed_character_or_another_key_makes_it_worthless() {
         let tokens = Tokens::new(&[7; 32]);
-        let text = tokens.write(&Token::Flow(flow("198.51.100.7:40000", Some(3))));
+        let text = tokens.write(&Token::Flow(flow("198.51.100.7:40000", Some(3)), DialogMark(1)));
         for at in 0..text.len() {
             let mut forged = text.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
@@ -190,7 +214,7 @@ mod tests {
         let mut longest = flow("[2001:db8::7]:40000", Some(u64::MAX - 1));
         longest.local = "[2001:db8::1]:8061".parse().unwrap();
         longest.trunk = TrunkId::new(&format!("a{}", "b".repeat(62))).unwrap();
-        let text = Tokens::new(&[1; 32]).write(&Token::Flow(longest));
+        let text = Tokens::new(&[1; 32]).write(&Token::Flow(longest, DialogMark(u64::MAX)));
         assert!(text.len() <= MAX_TEXT, "{}", text.len());
     }
 

@@ -1,6 +1,7 @@
 //! Branches at work: responses, failures, cancellation (RFC 3261 §16.7 to §16.10).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use trunkline_media::relay::LegId;
@@ -11,6 +12,7 @@ use trunkline_sip::header::HeaderName;
 use trunkline_sip::message::Response;
 use trunkline_sip::method::Method;
 use trunkline_sip::status::StatusCode;
+use trunkline_sip::timer::TimerConfig;
 use trunkline_sip::transaction::{Cancel, ClientTransactionId};
 use trunkline_sip::write::cancel_for;
 
@@ -135,6 +137,7 @@ impl Engine {
         }
         self.apply_media(call, index);
         self.arm(call, Deadline::Dial(index), None);
+        self.arm(call, Deadline::Ack, Some(cx.now.mono + ack_wait(&self.config.timers)));
         let session = SessionTimer::observe(cx.now.mono, Side::Caller, response);
         self.arm(call, Deadline::Session, session.map(|session| session.expires_at()));
         let record = &mut call.record;
@@ -476,15 +479,16 @@ impl Engine {
         index: u32,
         response: &Response,
     ) -> Result<Option<Bytes>, Refusal> {
-        let Some(body) = sdp_of(response) else { return Ok(None) };
+        let Some(part) = sdp_of(response)? else { return Ok(None) };
         let branch = &mut call.branches[index as usize];
         let offered = branch.offer.is_some();
         let Some(media) = branch.media.as_mut() else {
             return Ok(None);
         };
         let became = media
-            .in_response(cx.env, &mut *self.rng, LegId::B, offered, &body)
+            .in_response(cx.env, &mut *self.rng, LegId::B, offered, part.sdp())
             .map_err(|error| refusal(error, &media.legs))?;
+        let became = part.replaced(became);
         self.apply_media(call, index);
         Ok(Some(became))
     }
@@ -520,6 +524,12 @@ impl Engine {
         }
         media.close(cx.env);
     }
+}
+
+/// How long the caller may leave an answer without an ACK: the callee repeats its 2xx for 64*T1 and then ends the call
+/// (RFC 3261 §13.3.1.4); a little later nobody else will.
+fn ack_wait(timers: &TimerConfig) -> Duration {
+    timers.t1() * 64 + Duration::from_secs(4)
 }
 
 fn branch_trunk(call: &Call, index: u32) -> Arc<trunkline_shared::trunk::Trunk> {

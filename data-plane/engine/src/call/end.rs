@@ -20,6 +20,7 @@ use crate::engine::{Cx, Engine};
 use crate::forward::{Return, write_response};
 use crate::inbound::{Inbound, ServerRole};
 use crate::io::{Effect, Env, Now, RelayCommand, RelayEvent, SessionId};
+use crate::media::Media;
 use crate::metrics::Counter;
 use crate::refuse::{Refusal, q850_reason};
 
@@ -142,6 +143,33 @@ impl Engine {
     pub(crate) fn session_expired(&mut self, cx: Cx<'_>, call: &mut Call) {
         let ending = Ending::released(EndReason::SessionExpired);
         self.release_both(cx, call, "SIP;cause=408;text=\"Session timer expired\"", ending);
+    }
+
+    /// The 2xx was passed on again and again, and nobody acknowledged it.
+    pub(crate) fn ack_missing(&mut self, cx: Cx<'_>, call: &mut Call) {
+        self.release_both(
+            cx,
+            call,
+            "SIP;cause=408;text=\"No ACK\"",
+            Ending::released(EndReason::NoAck),
+        );
+    }
+
+    /// A call that has had no media since it was answered.
+    pub(crate) fn media_missing(&mut self, cx: Cx<'_>, call: &mut Call) {
+        let Stage::Answered(index) = call.stage else { return };
+        let is_relayed = call
+            .branch(index)
+            .and_then(|branch| branch.media.as_ref())
+            .is_some_and(Media::is_relayed);
+        if !is_relayed {
+            let by = crate::inbound::decided(&call.caller.trunk.id, "disconnect_on_idle_rtp", true);
+            let ending = Ending {
+                decided_by: Some(by),
+                ..Ending::released(EndReason::RtpIdle)
+            };
+            self.release_both(cx, call, "SIP;cause=408;text=\"RTP idle\"", ending);
+        }
     }
 
     pub(crate) fn figures_missing(&mut self, call: &mut Call) {

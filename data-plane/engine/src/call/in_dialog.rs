@@ -7,7 +7,7 @@ use trunkline_shared::call::EndReason;
 use trunkline_shared::reject::Reject;
 use trunkline_sip::dialog::{Dialog, Side};
 use trunkline_sip::digest::Role;
-use trunkline_sip::header::{HeaderName, RAck};
+use trunkline_sip::header::{HeaderName, NameAddr, RAck};
 use trunkline_sip::message::Request;
 use trunkline_sip::method::Method;
 use trunkline_sip::status::StatusCode;
@@ -16,14 +16,15 @@ use trunkline_sip::write::ViaStamp;
 
 use super::end::Ending;
 use super::launch::consumed_realm;
-use super::{Call, CallKey, Leg, PassedAck, leg_id};
+use super::{Call, CallKey, Deadline, Leg, PassedAck, leg_id};
 use crate::auth::Verdict;
 use crate::engine::{Cx, Engine};
 use crate::forward::{Departure, Via, branch as new_branch, write_request};
 use crate::inbound::{ClientUse, Inbound, Passed, SdpRole, ServerRole};
 use crate::io::{Destination, Flow};
-use crate::media::{refusal, sdp_of};
+use crate::media::{Media, carries_sdp, refusal, sdp_of};
 use crate::refuse::Refusal;
+use crate::registrar::check_extensions;
 use crate::routing::Kind;
 use crate::token::Token;
 
@@ -55,10 +56,12 @@ impl Engine {
 
     fn find_dialog(&self, request: &Request, flow: &Flow) -> Option<Found> {
         request.to_tag()?;
-        let routed = self.routed_call(request).and_then(|key| self.find_in(key, request));
+        let routed = self
+            .routed_call(request)
+            .and_then(|key| self.find_in(key, request, flow));
         routed.or_else(|| {
             let keys = self.calls_by_call_id.get(request.call_id())?;
-            let mut found = keys.iter().filter_map(|key| self.find_in(*key, request));
+            let mut found = keys.iter().filter_map(|key| self.find_in(*key, request, flow));
             let first = found.next()?;
             // A call that passes us twice has one dialog twice: the flow tells the two apart.
             let by_flow = std::iter::once(first)
@@ -80,16 +83,19 @@ impl Engine {
             .flatten()
             .find_map(|uri| match self.tokens.read(uri.sip()?.user()?)? {
                 Token::Call(key) => Some(key),
-                Token::Flow(_) => None,
+                Token::Flow(..) => None,
             })
     }
 
-    fn find_in(&self, key: CallKey, request: &Request) -> Option<Found> {
+    /// The dialog of a call with the request's tags. Each peer speaks by the trunk of its leg: the tags alone, which every
+    /// peer and every proxy on the way knows, do not make another trunk's peer a party to the call.
+    fn find_in(&self, key: CallKey, request: &Request, flow: &Flow) -> Option<Found> {
         let call = self.calls.get(&key)?;
         call.branches.iter().zip(0..).find_map(|(branch, index)| {
             branch.dialogs.iter().enumerate().find_map(|(dialog, candidate)| {
                 let sender = candidate.sender(request)?;
-                Some(Found {
+                let leg = call.leg(index, sender)?;
+                (leg.trunk.id == flow.trunk).then_some(Found {
                     call: key,
                     branch: index,
                     dialog,
@@ -132,6 +138,7 @@ impl Engine {
         if inbound.request.max_forwards() == Some(0) {
             return Err(Reject::TooManyHops.into());
         }
+        check_extensions(&inbound.request, HeaderName::ProxyRequire, &[])?;
         self.check_sender(cx, call, inbound, found)?;
         self.note_sender(call, found, &inbound.flow);
         if matches!(method, Method::Refer | Method::Subscribe) {
@@ -169,8 +176,8 @@ impl Engine {
         }
     }
 
-    /// Row 39 within a dialog. An INVITE there is vouched for by the one that made the dialog, and lines do not
-    /// authenticate to us.
+    /// Row 39 within a dialog. An INVITE there is vouched for by the one that made the dialog as long as it comes from where
+    /// that one did, and lines do not authenticate to us.
     fn check_sender(&mut self, cx: Cx<'_>, call: &Call, inbound: &Inbound, found: Found) -> Result<(), Refusal> {
         let is_phone = match found.sender {
             Side::Caller => !call.record.authenticated_user.is_empty(),
@@ -178,7 +185,11 @@ impl Engine {
                 .branch(found.branch)
                 .is_some_and(|branch| matches!(branch.target.kind, Kind::Phone(_))),
         };
-        if !is_phone || *inbound.request.method() == Method::Invite {
+        let comes_from_leg = || {
+            call.leg(found.branch, found.sender)
+                .is_some_and(|leg| leg.is_reached_by(&inbound.flow))
+        };
+        if !is_phone || (*inbound.request.method() == Method::Invite && comes_from_leg()) {
             return Ok(());
         }
         match self.authenticate(cx, inbound, Role::Proxy) {
@@ -208,18 +219,34 @@ impl Engine {
         found: Found,
         request: &Request,
     ) -> Result<Option<(SdpRole, Bytes)>, Refusal> {
-        let Some(body) = sdp_of(request) else { return Ok(None) };
+        if !carries_sdp(request.method()) {
+            return Ok(None);
+        }
+        let part = sdp_of(request)?;
         let from = leg_id(found.sender);
         let Some(media) = call.branch_mut(found.branch).and_then(|branch| branch.media.as_mut()) else {
             return Ok(None);
         };
         let answers = media.session.awaits_answer_of() == Some(from);
+        let is_ack = *request.method() == Method::Ack;
+        let Some(part) = part else {
+            if is_ack && answers {
+                // The offer of the 2xx lapses; another one may be made (RFC 3261 §13.2.2.4 wants an answer here).
+                media.reject_offer(cx.env);
+            }
+            return Ok(None);
+        };
+        if is_ack && !answers {
+            // Nobody could answer an offer in an ACK (RFC 6337 §2): the peer gets the ACK without it.
+            return Ok(Some((SdpRole::None, Bytes::new())));
+        }
         let became = if answers {
-            media.answer(cx.env, &mut *self.rng, from, &body)
+            media.answer(cx.env, &mut *self.rng, from, part.sdp())
         } else {
-            media.offer(cx.env, &mut *self.rng, from, &body)
+            media.offer(cx.env, &mut *self.rng, from, part.sdp())
         };
         let became = became.map_err(|error| refusal(error, &media.legs))?;
+        let became = part.replaced(became);
         if answers {
             self.apply_media(call, found.branch);
             self.record_media(call, None);
@@ -271,7 +298,7 @@ impl Engine {
         leg: &Leg,
         body: Option<Bytes>,
     ) -> Result<(Bytes, Via, Destination), Refusal> {
-        let path = self.path(request, leg);
+        let path = self.path(request, call, found, leg);
         let sender_trunk = call.leg(found.branch, found.sender).map(|leg| Arc::clone(&leg.trunk));
         let conversation = leg.trunk.conversation_header.then_some(call.id);
         let dialog = call
@@ -307,8 +334,19 @@ impl Engine {
         Ok((bytes, via, path.way))
     }
 
-    /// Next hop and route set of an in-dialog request: our own Route values go, the rest is followed.
-    fn path(&self, request: &Request, leg: &Leg) -> Path {
+    /// Next hop and route set of an in-dialog request: our own Route values go, the rest stays for those behind us.
+    ///
+    /// Where it is sent is what the receiver itself said, by its Contact and Record-Route, and not what the sender's Route or
+    /// Request-URI says: or a peer of any call could make us send to any address.
+    fn path(&self, request: &Request, call: &Call, found: Found, leg: &Leg) -> Path {
+        let dialog = call
+            .branch(found.branch)
+            .and_then(|branch| branch.dialogs.get(found.dialog));
+        let way = leg.hop(
+            dialog
+                .and_then(|dialog| next_hop(dialog, found.sender.other()))
+                .as_ref(),
+        );
         let routes: Vec<Uri<'_>> = request
             .addresses(HeaderName::Route)
             .map_while(Result::ok)
@@ -321,11 +359,10 @@ impl Engine {
             .sip()
             .and_then(|uri| uri.user())
             .is_some_and(|user| self.tokens.read(user).is_some());
-        if is_own_request_uri && let Some((last, before)) = rest.split_last() {
+        if is_own_request_uri && let Some(last) = rest.last() {
             // Behind a strict router the Request-URI is our Record-Route and the target stands last (RFC 3261 §16.4).
-            let next = before.first().unwrap_or(last);
             return Path {
-                way: leg.hop(Some(next)),
+                way,
                 request_uri: Some(last.as_str().to_owned()),
                 pop_routes: own,
                 pop_last_route: true,
@@ -334,14 +371,14 @@ impl Engine {
         }
         match rest.first() {
             Some(next) if next.sip().is_some_and(|uri| !uri.is_loose_router()) => Path {
-                way: leg.hop(Some(next)),
+                way,
                 request_uri: Some(next.as_str().to_owned()),
                 pop_routes: own + 1,
                 pop_last_route: false,
                 last_route: Some(request.uri_text().to_owned()),
             },
-            next => Path {
-                way: leg.hop(Some(next.unwrap_or(&request.uri()))),
+            _ => Path {
+                way,
                 request_uri: None,
                 pop_routes: own,
                 pop_last_route: false,
@@ -385,6 +422,9 @@ impl Engine {
         let Ok((bytes, _, to)) = self.write_on(call, request, stamp, found, &leg, body) else {
             return;
         };
+        if found.sender == Side::Caller && request.cseq_number() == call.invite.request.cseq_number() {
+            self.acknowledged(cx, call, found.branch);
+        }
         if let Some(branch) = call.branch_mut(found.branch) {
             let cseq = request.cseq_number();
             branch.ack = Some(PassedAck {
@@ -395,6 +435,24 @@ impl Engine {
             });
         }
         self.transmit(cx, to, bytes);
+    }
+
+    /// The caller has the 2xx. A call without media has nothing that would show that its peers are gone: it gets as long as
+    /// one whose media is silent (row 31).
+    fn acknowledged(&mut self, cx: Cx<'_>, call: &mut Call, branch: u32) {
+        self.arm(call, Deadline::Ack, None);
+        let has_media = call
+            .branch(branch)
+            .and_then(|branch| branch.media.as_ref())
+            .is_some_and(Media::is_relayed);
+        let legs = [Side::Caller, Side::Callee];
+        let idle = legs
+            .iter()
+            .filter_map(|side| call.leg(branch, *side)?.trunk.idle_rtp(true))
+            .min();
+        if let Some(idle) = idle.filter(|_| !has_media && !call.is_ended()) {
+            self.arm(call, Deadline::NoMedia, Some(cx.now.mono + idle));
+        }
     }
 
     /// An ACK without a body, so that the 2xx is not repeated while the BYE is under way.
@@ -408,6 +466,14 @@ impl Engine {
         if let Some(Ok(like)) = dialog.map(|dialog| dialog.originate(found.sender.other(), Method::Info)) {
             self.send_ack(cx, &leg, &like, request.cseq_number());
         }
+    }
+}
+
+/// The first hop to a peer: the top of its route set, or its Contact (RFC 3261 §12.2.1.1).
+fn next_hop<'a>(dialog: &'a Dialog, to: Side) -> Option<Uri<'a>> {
+    match dialog.route_set(to).next() {
+        Some(route) => NameAddr::parse(route).ok().map(|route| route.uri()),
+        None => dialog.target(to),
     }
 }
 

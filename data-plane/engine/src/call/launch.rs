@@ -25,7 +25,7 @@ use crate::io::{
 use crate::media::{Media, MediaLeg, PortSource, refusal, sdp_of};
 use crate::metrics::Counter;
 use crate::refuse::Refusal;
-use crate::routing::{Kind, Target};
+use crate::routing::{Group, Kind, Target};
 use crate::token::Token;
 
 /// Where a target is, as far as it is known.
@@ -43,6 +43,7 @@ impl Engine {
     pub(crate) fn try_next_group(&mut self, cx: Cx<'_>, call: &mut Call) {
         while let Some(group) = call.groups.pop_front() {
             call.group_best = None;
+            self.close_idle_trunks(cx, call, &group);
             for target in group.targets {
                 if call.branches.len() >= self.config.max_branches {
                     break;
@@ -109,7 +110,8 @@ impl Engine {
         }
     }
 
-    /// Rows 3, 13 and 14 of the outbound trunk. A trunk counts a call once, however many of its phones ring.
+    /// Rows 3, 13 and 14 of the outbound trunk, which counts a call once, however many of its phones ring. The slot of the
+    /// inbound leg is another one, even of the same trunk.
     fn open_trunk(&mut self, cx: Cx<'_>, call: &mut Call, trunk: &Arc<Trunk>) -> Result<(), Refusal> {
         if !trunk.in_service() {
             return Err(Refusal::new(Reject::OutOfService).by(decided(&trunk.id, "state", "OUT_OF_SERVICE")));
@@ -127,6 +129,21 @@ impl Engine {
         }
         call.slots.push(trunk.id.clone());
         Ok(())
+    }
+
+    /// Pays the slots of trunks back that have nothing left to do with the call.
+    fn close_idle_trunks(&self, cx: Cx<'_>, call: &mut Call, next: &Group) {
+        let Call { slots, branches, .. } = call;
+        slots.retain(|trunk| {
+            let is_live = branches
+                .iter()
+                .any(|branch| branch.is_live() && branch.target.trunk.id == *trunk);
+            let keep = is_live || next.targets.iter().any(|target| target.trunk.id == *trunk);
+            if !keep {
+                cx.env.release_call_slot(trunk);
+            }
+            keep
+        });
     }
 
     pub(crate) fn locate(&self, target: &Target) -> Whereabouts {
@@ -147,8 +164,12 @@ impl Engine {
         let target = path.or_else(|| Uri::parse(binding.contact_uri.as_bytes()).ok());
         let way = match &contact.flow {
             Some(flow) => Destination::Flow(flow.clone()),
-            // The flow is another worker's; the Contact may be reachable from here all the same.
-            None if binding.transport.reliable() || trunk.fent => return Whereabouts::Lost,
+            // A connection ends with the process that held it.
+            None if binding.transport.reliable() => return Whereabouts::Lost,
+            // Another worker's flow: the NAT lets its port in and not ours. One of our own from before a restart is as good
+            // as ever, because the listener has the same port. Without far-end NAT traversal the Contact is reachable from
+            // anywhere.
+            None if trunk.fent && binding.worker.as_ref() != Some(&self.config.worker) => return Whereabouts::Lost,
             None => match self.listeners.local_for_peer(&trunk.id, binding.source) {
                 Some(local) => Destination::Flow(Flow {
                     trunk: trunk.id.clone(),
@@ -288,9 +309,9 @@ impl Engine {
         let caller = self.media_leg(&call.caller);
         let callee = self.media_leg(leg);
         let mut media = Media::new(relay, caller, callee);
-        if let Some(body) = sdp_of(&call.invite.request) {
-            match media.offer(cx.env, &mut *self.rng, LegId::A, &body) {
-                Ok(offer) => call.branches[index as usize].offer = Some(offer),
+        if let Some(part) = sdp_of(&call.invite.request)? {
+            match media.offer(cx.env, &mut *self.rng, LegId::A, part.sdp()) {
+                Ok(offer) => call.branches[index as usize].offer = Some(part.replaced(offer)),
                 Err(error) => {
                     let refusal = refusal(error, &media.legs);
                     media.close(cx.env);

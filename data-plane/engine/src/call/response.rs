@@ -18,7 +18,7 @@ use crate::engine::{Cx, Engine};
 use crate::forward::{Return, write_response};
 use crate::inbound::{ClientUse, Inbound, SdpRole};
 use crate::io::Flow;
-use crate::media::{refusal, sdp_of};
+use crate::media::{carries_sdp, refusal, sdp_of};
 use crate::refuse::Refusal;
 
 impl Engine {
@@ -117,11 +117,15 @@ impl Engine {
             }
             Err(_) => self.reply(cx, &inbound, StatusCode::SERVER_INTERNAL_ERROR),
         }
-        self.take_effect(cx, call, effect, requester);
+        self.take_effect(cx, call, branch, effect, requester);
     }
 
-    /// What a response means for the call as a whole.
-    fn take_effect(&mut self, cx: Cx<'_>, call: &mut Call, effect: Effect, requester: Side) {
+    /// What a response means for the call as a whole. The early dialogs of branches that lost out mean nothing to it.
+    fn take_effect(&mut self, cx: Cx<'_>, call: &mut Call, branch: u32, effect: Effect, requester: Side) {
+        // Before the answer, and after the end, the INVITE itself says what becomes of the call.
+        if call.stage != Stage::Answered(branch) {
+            return;
+        }
         match effect {
             Effect::Continues | Effect::Confirmed => {}
             Effect::Terminated => {
@@ -129,7 +133,7 @@ impl Engine {
                     Side::Caller => EndReason::CallerBye,
                     Side::Callee => EndReason::CalleeBye,
                 };
-                self.end_from_peer(cx, call, Ending::released(reason));
+                self.end_call(cx, call, Ending::released(reason));
             }
             // The one that was asked has lost the call; the one that asked may not know what that means
             // (RFC 3261 §12.2.1.2), so both are told.
@@ -137,13 +141,6 @@ impl Engine {
                 let reason = "SIP;cause=481;text=\"Call lost\"";
                 self.release_both(cx, call, reason, Ending::released(EndReason::TargetRefused));
             }
-        }
-    }
-
-    /// A BYE of the callee on an early dialog, or one before the answer was passed on, leaves the INVITE to be answered.
-    fn end_from_peer(&mut self, cx: Cx<'_>, call: &mut Call, ending: Ending) {
-        if let Stage::Answered(_) = call.stage {
-            self.end_call(cx, call, ending);
         }
     }
 
@@ -157,13 +154,16 @@ impl Engine {
         response: &Response,
     ) -> Result<Option<Bytes>, Refusal> {
         let status = response.status();
+        if !carries_sdp(response.cseq_method()) {
+            return Ok(None);
+        }
         if !status.is_provisional() && !status.is_success() {
             if sdp == SdpRole::Offer {
                 self.reject_offer(cx, call, found.branch);
             }
             return Ok(None);
         }
-        let Some(body) = sdp_of(response) else {
+        let Some(part) = sdp_of(response)? else {
             if status.is_success() && sdp == SdpRole::Offer {
                 self.reject_unanswered(cx, call, found);
             }
@@ -174,8 +174,9 @@ impl Engine {
         };
         let offered = sdp == SdpRole::Offer;
         let became = media
-            .in_response(cx.env, &mut *self.rng, leg_id(found.sender), offered, &body)
+            .in_response(cx.env, &mut *self.rng, leg_id(found.sender), offered, part.sdp())
             .map_err(|error| refusal(error, &media.legs))?;
+        let became = part.replaced(became);
         if offered {
             self.apply_media(call, found.branch);
             self.record_media(call, None);
@@ -240,7 +241,7 @@ impl Engine {
                 engine.reject_offer(cx, call, branch);
             }
             if method == Method::Bye {
-                engine.take_effect(cx, call, Effect::Terminated, requester);
+                engine.take_effect(cx, call, branch, Effect::Terminated, requester);
             }
         });
         match (method, reject) {

@@ -35,6 +35,7 @@ impl Engine {
             }
         };
         let planned = self.check_forwardable(inbound).and_then(|loop_hash| {
+            check_dialog_forming(&inbound.request)?;
             let plan = self.plan(cx, inbound)?;
             Ok((loop_hash, plan))
         });
@@ -172,6 +173,18 @@ impl Engine {
         });
         self.report(crate::io::Report::Call(Box::new(record)));
     }
+}
+
+/// What a dialog is made of (RFC 3261 §8.1.1.3, §8.1.1.8, §12.1.1). Without it a call could be set up and, because no BYE can
+/// be built for its peers, never be ended from here.
+fn check_dialog_forming(request: &Request) -> Result<(), Refusal> {
+    let mut contacts = request.contacts();
+    let has_target = matches!(contacts.next(), Some(Ok(contact)) if contact.address().is_some());
+    let routes_are_readable = request.addresses(HeaderName::RecordRoute).all(|route| route.is_ok());
+    if request.from_tag().is_some() && has_target && routes_are_readable {
+        return Ok(());
+    }
+    Err(Reject::BadRequest.into())
 }
 
 /// The URI of From or To without a password in it.

@@ -39,6 +39,14 @@ impl TestEnv {
         self.slots.borrow().values().sum()
     }
 
+    pub fn slots_of(&self, trunk: &str) -> i64 {
+        let slots = self.slots.borrow();
+        slots
+            .iter()
+            .find(|(id, _)| id.as_str() == trunk)
+            .map_or(0, |(_, taken)| *taken)
+    }
+
     pub fn lowest_slot_count(&self) -> i64 {
         self.slots.borrow().values().copied().min().unwrap_or(0)
     }

@@ -21,6 +21,14 @@ pub fn lines(trunk: &str) -> Target {
     }
 }
 
+pub fn line(trunk: &str, line: &str) -> Target {
+    Target {
+        kind: TargetKind::Line(format!("trunks/{trunk}/lines/{line}").parse().expect("a name")),
+        strip: 0,
+        prefix: "".into(),
+    }
+}
+
 pub fn route(id: &str, inbound: &str, user: &str, targets: Vec<Target>) -> Route {
     Route {
         id: RouteId::new(id).expect("a route id"),
@@ -259,5 +267,21 @@ fn contacts_of_lower_q_ring_when_those_of_higher_q_fail() {
     assert_eq!(world.phones[mobile].got(&Method::Invite), 1);
     assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&200));
     world.act(alice, |phone, now| phone.bye(now));
+    world.finish();
+}
+
+#[test]
+fn a_trunk_that_failed_gets_its_slot_back_while_the_next_one_rings() {
+    let (mut world, alice, first, _) = two_lines();
+    let bob = world.registered("0123", "198.51.100.20:5060", MAIN);
+    world.phones[first].auto = Auto::Refuse(503, None);
+    world.phones[bob].auto = Auto::Ring;
+    world.route(route("out", "main", "0", vec![line("other", "first"), phones("main")]));
+    world.act(alice, |phone, now| phone.invite(now, "0123", &[]));
+    world.run_seconds(1);
+    assert_eq!(world.phones[alice].statuses(&Method::Invite), [180]);
+    assert_eq!(world.env.slots_of("other"), 0);
+    assert_eq!(world.env.slots_of("main"), 2, "one for each leg");
+    world.act(alice, |phone, now| phone.cancel(now));
     world.finish();
 }

@@ -284,3 +284,74 @@ fn the_language_of_the_trunk_goes_out_when_the_caller_names_none() {
     world.act(alice, |phone, now| phone.bye(now));
     world.finish();
 }
+
+#[test]
+fn a_prack_may_carry_the_next_offer() {
+    let (mut world, alice, bob) = World::pair();
+    world.phones[bob].auto = Auto::Reliable;
+    world.phones[alice].offers_in_prack = true;
+    world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+    world.run_seconds(3);
+    let prack = world.phones[bob].request(&Method::Prack);
+    let offer = String::from_utf8_lossy(prack.body()).into_owned();
+    assert!(
+        offer.contains("a=sendonly") && offer.contains("c=IN IP4 192.0.2.1"),
+        "{offer}"
+    );
+    let answered = world.phones[alice].last(&Method::Prack).expect("an answer");
+    assert!(String::from_utf8_lossy(answered.body()).contains("a=recvonly"));
+    assert_eq!(world.phones[alice].statuses(&Method::Invite), [183, 200]);
+    assert_eq!(direction(&world, LegId::A), Direction::RecvOnly);
+    assert_eq!(direction(&world, LegId::B), Direction::SendOnly);
+    // The exchange is complete: the next one may begin.
+    world.act(bob, |phone, now| phone.reinvite(now, "sendrecv"));
+    world.run_seconds(1);
+    assert_eq!(world.phones[bob].statuses(&Method::Invite), [200]);
+    world.act(alice, |phone, now| phone.bye(now));
+    world.finish();
+}
+
+#[test]
+fn what_a_phone_can_do_is_no_offer() {
+    let (mut world, alice, bob) = in_call();
+    world.act(alice, |phone, now| phone.in_dialog(now, Method::Options, &[], None));
+    world.run_seconds(1);
+    let answered = world.phones[alice].last(&Method::Options).expect("an answer");
+    assert!(answered.status().is_success() && !answered.body().is_empty());
+    world.act(alice, |phone, now| phone.reinvite(now, "sendonly"));
+    world.run_seconds(1);
+    assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&200));
+    world.act(bob, |phone, now| phone.bye(now));
+    world.finish();
+}
+
+#[test]
+fn a_call_nobody_acknowledges_ends() {
+    let (mut world, alice, bob) = World::pair();
+    world.phones[alice].never_acks = true;
+    world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+    world.run_seconds(30);
+    assert!(world.record().end().is_none());
+    world.run_seconds(10);
+    assert_eq!(world.end().reason, EndReason::NoAck);
+    for phone in [alice, bob] {
+        assert_eq!(world.phones[phone].got(&Method::Bye), 1);
+    }
+    world.finish();
+}
+
+#[test]
+fn a_call_without_any_media_ends_like_one_that_fell_silent() {
+    let (mut world, alice, bob) = World::pair();
+    world.phones[alice].delayed_offer = true;
+    world.phones[bob].auto = Auto::Mute;
+    world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+    world.run_seconds(200);
+    assert!(world.record().end().is_none());
+    world.run_seconds(110);
+    assert_eq!(world.end().reason, EndReason::RtpIdle);
+    for phone in [alice, bob] {
+        assert_eq!(world.phones[phone].got(&Method::Bye), 1);
+    }
+    world.finish();
+}

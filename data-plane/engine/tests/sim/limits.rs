@@ -8,6 +8,7 @@ use trunkline_shared::trunk::TrunkState;
 use trunkline_sip::header::{HeaderName, RetryAfter};
 use trunkline_sip::method::Method;
 
+use crate::failover::{lines, route};
 use crate::phone::Auto;
 use crate::world::{MAIN, World};
 
@@ -235,12 +236,9 @@ fn what_cannot_be_forwarded_says_why() {
 fn a_request_that_comes_back_unchanged_is_a_loop() {
     let mut world = World::new();
     let alice = world.registered("alice", "198.51.100.10:5060", MAIN);
-    // A binding that points at the edge itself under the same name.
-    let mirror = world.phone("bob", "198.51.100.66:5060", MAIN);
-    world.act(mirror, |phone, now| {
-        phone.register_contact(now, "<sip:bob@192.0.2.1:8060>", &[])
-    });
-    world.run_seconds(1);
+    // A line that is the edge itself.
+    world.line("main", "mirror", "192.0.2.1:8060", 1);
+    world.route(route("loop", "main", "bob", vec![lines("main")]));
     world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
     world.run_seconds(2);
     assert_eq!(world.phones[alice].statuses(&Method::Invite), [482]);

@@ -9,6 +9,8 @@ mod world;
 
 mod calls;
 mod failover;
+mod flows;
+mod hostile;
 mod in_dialog;
 mod limits;
 mod loss;

@@ -75,13 +75,16 @@ fn a_subscription_lives_on_the_flows_in_its_record_route() {
     assert_eq!(routes.len(), 2);
     // Bob notifies along the route set.
     let extra: Vec<(&str, String)> = routes.iter().map(|route| ("Route", route.clone())).collect();
-    let to = format!("{};x", subscribe.line_text(HeaderName::From).expect("From"));
+    let dialog = world.phones[bob].dialog_of_uas(&subscribe, "bobs");
     world.act(bob, |phone, now| {
-        phone.send(
+        phone.send_as(
             now,
-            Method::Notify,
-            "sip:alice@198.51.100.10:5060",
-            to.trim_end_matches(";x"),
+            &Method::Notify,
+            &dialog.target,
+            &dialog.call_id,
+            1,
+            &dialog.local,
+            &dialog.remote,
             &extra,
             None,
         );

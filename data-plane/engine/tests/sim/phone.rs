@@ -1,7 +1,7 @@
 //! A scripted phone: transactions, dialogs and just enough of a user agent.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub enum Auto {
     Silent,
     /// Answers with an offer (the INVITE had none).
     Offer,
+    /// Answers without SDP.
+    Mute,
 }
 
 /// A dialog as the phone sees it.
@@ -74,6 +76,12 @@ pub struct Phone {
     pub srtp: bool,
     /// Session-Expires of its answers (RFC 4028), seconds.
     pub session_expires: Option<u32>,
+    /// Puts an offer into its PRACKs.
+    pub offers_in_prack: bool,
+    /// Never acknowledges a 2xx.
+    pub never_acks: bool,
+    /// Goes on ringing when it is cancelled.
+    pub ignores_cancel: bool,
     pub out: VecDeque<Bytes>,
     transactions: Transactions<()>,
     rng: StdRng,
@@ -118,6 +126,9 @@ impl Phone {
             delayed_offer: false,
             srtp: transport == "TLS",
             session_expires: None,
+            offers_in_prack: false,
+            never_acks: false,
+            ignores_cancel: false,
             out: VecDeque::new(),
             transactions: Transactions::new(TransactionsConfig::default(), [seed, 1]),
             rng: StdRng::seed_from_u64(seed),
@@ -134,6 +145,14 @@ impl Phone {
 
     pub fn transactions(&self) -> usize {
         self.transactions.len()
+    }
+
+    /// The host part of the edge in a URI.
+    pub fn edge_host(&self) -> String {
+        match self.edge.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        }
     }
 
     fn reliability(&self) -> Reliability {
@@ -183,15 +202,17 @@ impl Phone {
         } else {
             ("RTP/AVP", String::new())
         };
+        let family = if self.address.is_ipv4() { "IP4" } else { "IP6" };
         format!(
-            "v=0\r\no={0} 1 {3} IN IP4 {1}\r\ns=-\r\nc=IN IP4 {1}\r\nt=0 0\r\nm=audio 4000 {4} 0 8 101\r\n\
+            "v=0\r\no={0} 1 {3} IN {6} {1}\r\ns=-\r\nc=IN {6} {1}\r\nt=0 0\r\nm=audio 4000 {4} 0 8 101\r\n\
              a=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n{5}a={2}\r\n",
             self.user,
             self.address.ip(),
             direction,
             self.version,
             profile,
-            crypto
+            crypto,
+            family
         )
     }
 
@@ -214,12 +235,12 @@ impl Phone {
             self.address.ip()
         );
         let tag = self.tag();
-        let from = format!("<sip:{}@{}>;tag={tag}", self.user, self.edge.ip());
+        let from = format!("<sip:{}@{}>;tag={tag}", self.user, self.edge_host());
         self.send_as(now, &method, uri, &call_id, 1, &from, to, extra, body);
     }
 
     #[allow(clippy::too_many_arguments, reason = "a request has that many parts")]
-    fn send_as(
+    pub fn send_as(
         &mut self,
         now: Instant,
         method: &Method,
@@ -278,18 +299,15 @@ impl Phone {
     pub fn register_contact(&mut self, now: Instant, contact: &str, extra: &[(&str, String)]) {
         self.register_cseq += 1;
         let (via, branch) = self.via();
-        let aor = format!("<sip:{}@{}>", self.user, self.edge.ip());
-        let mut builder = RequestBuilder::new(
-            &Method::Register,
-            format!("sip:{}:{}", self.edge.ip(), self.edge.port()),
-        )
-        .header(HeaderName::Via, via)
-        .header(HeaderName::MaxForwards, 70)
-        .header(HeaderName::From, format_args!("{aor};tag=r{}", self.register_cseq))
-        .header(HeaderName::To, &aor)
-        .header(HeaderName::CallId, &self.register_call_id)
-        .header(HeaderName::CSeq, format_args!("{} REGISTER", self.register_cseq))
-        .header(HeaderName::UserAgent, "scripted");
+        let aor = format!("<sip:{}@{}>", self.user, self.edge_host());
+        let mut builder = RequestBuilder::new(&Method::Register, format!("sip:{}", self.edge))
+            .header(HeaderName::Via, via)
+            .header(HeaderName::MaxForwards, 70)
+            .header(HeaderName::From, format_args!("{aor};tag=r{}", self.register_cseq))
+            .header(HeaderName::To, &aor)
+            .header(HeaderName::CallId, &self.register_call_id)
+            .header(HeaderName::CSeq, format_args!("{} REGISTER", self.register_cseq))
+            .header(HeaderName::UserAgent, "scripted");
         if !contact.is_empty() {
             builder = builder.header(HeaderName::Contact, contact);
         }
@@ -302,8 +320,8 @@ impl Phone {
 
     /// An INVITE to a user of the edge.
     pub fn invite(&mut self, now: Instant, user: &str, extra: &[(&str, String)]) {
-        let uri = format!("sip:{user}@{}:{}", self.edge.ip(), self.edge.port());
-        let to = format!("<sip:{user}@{}>", self.edge.ip());
+        let uri = format!("sip:{user}@{}", self.edge);
+        let to = format!("<sip:{user}@{}>", self.edge_host());
         let body = (!self.delayed_offer).then(|| ("application/sdp", self.sdp("sendrecv")));
         self.send(now, Method::Invite, &uri, &to, extra, body);
     }
@@ -458,6 +476,9 @@ impl Phone {
 
     /// ACK, and the dialog when it is new.
     fn confirm(&mut self, response: &Response) {
+        if self.never_acks {
+            return;
+        }
         let known = self.dialogs.iter().position(|dialog| {
             dialog.call_id == response.call_id()
                 && dialog.remote == response.line_text(HeaderName::To).unwrap_or_default()
@@ -501,6 +522,8 @@ impl Phone {
             extra.push(("Route", route.clone()));
         }
         let cseq = response.cseq_number() + 1;
+        self.version += 1;
+        let offer = self.offers_in_prack.then(|| ("application/sdp", self.sdp("sendonly")));
         self.send_as(
             now,
             &Method::Prack,
@@ -510,7 +533,7 @@ impl Phone {
             &dialog.local,
             &dialog.remote,
             &extra,
-            None,
+            offer,
         );
     }
 

@@ -322,3 +322,59 @@ fn a_phone_behind_a_nat_is_reached_over_its_flow() {
     assert_eq!(world.phones[bob].got(&Method::Bye), 1);
     world.finish();
 }
+
+#[test]
+fn a_user_is_known_by_the_address_its_credential_is_bound_to() {
+    let (mut world, alice, _) = World::pair();
+    let name = "trunks/main/credentials/c1".parse().expect("a name");
+    world.trunk("main", |trunk| {
+        trunk.inbound_digest.enabled = true;
+        trunk.inbound_digest.realm = "example.com".into();
+        trunk.inbound_digest.methods = trunkline_shared::method::MethodSet::new(&[]);
+    });
+    world.credential("main", "login", "secret", "example.com");
+    let held = world
+        .snapshot
+        .credential(&TrunkId::new("main").expect("an id"), "login")
+        .expect("the credential");
+    let mut bound = (**held).clone();
+    bound.name = name;
+    bound.username = "desk-7".into();
+    bound.aor_user = "1001".into();
+    world.put(trunkline_shared::snapshot::Body::Credential(std::sync::Arc::new(bound)));
+    for (user, status) in [("1001", 480), ("desk-7", 404), ("1002", 404)] {
+        world.act(alice, |phone, now| phone.invite(now, user, &[]));
+        world.run_seconds(1);
+        assert_eq!(
+            world.phones[alice].statuses(&Method::Invite).last(),
+            Some(&status),
+            "{user}"
+        );
+    }
+    world.finish();
+}
+
+#[test]
+fn a_phone_that_comes_back_takes_the_place_of_its_oldest_binding() {
+    let mut world = World::new();
+    world.trunk("main", |trunk| trunk.registrar.max_bindings = 2);
+    let alice = world.phone("alice", "198.51.100.10:5060", MAIN);
+    let contact =
+        |port: u16, instance: &str| format!("<sip:alice@198.51.100.10:{port}>;+sip.instance=\"<urn:uuid:{instance}>\"");
+    for (port, instance) in [(1001, "a"), (1002, "a"), (1003, "a"), (1004, "b")] {
+        world.act(alice, |phone, now| {
+            phone.register_contact(now, &contact(port, instance), &[])
+        });
+        world.run_seconds(1);
+    }
+    assert_eq!(
+        world.phones[alice].statuses(&Method::Register),
+        [200, 200, 200, 403],
+        "another phone does not push it out"
+    );
+    assert_eq!(
+        bindings(&world, "alice"),
+        ["sip:alice@198.51.100.10:1003", "sip:alice@198.51.100.10:1002"]
+    );
+    world.finish();
+}

@@ -31,6 +31,7 @@ use crate::phone::Phone;
 
 /// The addresses of the edge, by trunk.
 pub const MAIN: &str = "192.0.2.1:8060";
+pub const MAIN6: &str = "[2001:db8::1]:8060";
 pub const OTHER: &str = "192.0.2.1:8070";
 pub const SECURE: &str = "192.0.2.1:8061";
 
@@ -58,6 +59,12 @@ pub struct World {
     version: i64,
     /// Every message of a phone.
     pub heard: Vec<Bytes>,
+    /// Every message of the edge, and where it went.
+    pub sent: Vec<(SocketAddr, Bytes)>,
+    /// How often each phone has connected anew.
+    connections: HashMap<usize, u64>,
+    /// Connections that are lost.
+    lost: HashSet<ConnectionId>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +82,7 @@ enum What {
     Mirror(SocketAddr, SocketAddr, Bytes),
     Closed(SessionId),
     Failed(u64),
+    FlowGone(u64),
     Resolved(u64, Vec<SocketAddr>),
 }
 
@@ -115,6 +123,9 @@ impl World {
             rng: StdRng::seed_from_u64(seed.wrapping_add(1)),
             version: 0,
             heard: Vec::new(),
+            sent: Vec::new(),
+            connections: HashMap::new(),
+            lost: HashSet::new(),
         };
         let listener = |trunk: &str, transport, address: &str| Listener {
             trunk: TrunkId::new(trunk).expect("a trunk id"),
@@ -126,6 +137,7 @@ impl World {
             listener("main", Transport::Udp, MAIN),
             listener("other", Transport::Udp, OTHER),
             listener("secure", Transport::Tls, SECURE),
+            listener("main", Transport::Udp, MAIN6),
         ]));
         for (id, transport, port) in [
             ("main", Transport::Udp, 8060),
@@ -338,6 +350,11 @@ impl World {
                 self.engine
                     .handle_transmit_failed(now, &self.env, token, TransmitFailure::Unreachable);
             }
+            What::FlowGone(token) => {
+                let token = trunkline_engine::io::TransmitToken(token);
+                self.engine
+                    .handle_transmit_failed(now, &self.env, token, TransmitFailure::FlowGone);
+            }
             What::Resolved(id, addresses) => {
                 let result = if addresses.is_empty() {
                     Err(trunkline_engine::io::ResolveFailed)
@@ -357,7 +374,7 @@ impl World {
             8061 => ("secure", Transport::Tls),
             _ => ("main", Transport::Udp),
         };
-        let connection = (transport == Transport::Tls).then_some(ConnectionId(phone as u64));
+        let connection = (transport == Transport::Tls).then(|| self.connection(phone));
         Flow {
             trunk: TrunkId::new(trunk).expect("a trunk id"),
             transport,
@@ -365,6 +382,29 @@ impl World {
             remote: from.address,
             connection,
         }
+    }
+
+    /// Connection `n` of a phone has the number `n * 1000` plus that of the phone.
+    fn connection(&self, phone: usize) -> ConnectionId {
+        let count = self.connections.get(&phone).copied().unwrap_or(0);
+        ConnectionId(count * 1000 + phone as u64)
+    }
+
+    /// The connection of a phone is lost; what it sends next goes over another one.
+    pub fn disconnect(&mut self, phone: usize) {
+        let connection = self.connection(phone);
+        self.lost.insert(connection);
+        *self.connections.entry(phone).or_default() += 1;
+        let now = self.clock();
+        self.engine.handle_connection_closed(now, &self.env, connection);
+        self.collect();
+    }
+
+    /// Gives the edge a message as if a phone had sent it.
+    pub fn inject(&mut self, phone: usize, text: impl Into<Bytes>) {
+        let (now, flow) = (self.clock(), self.flow(phone));
+        self.engine.handle_message(now, &self.env, flow, text.into());
+        self.collect();
     }
 
     /// Takes what phones and engine want to send.
@@ -397,6 +437,16 @@ impl World {
 
     fn transmit(&mut self, to: &Destination, bytes: Bytes, token: Option<u64>) {
         let remote = to.remote();
+        self.sent.push((remote, bytes.clone()));
+        if to
+            .connection()
+            .is_some_and(|connection| self.lost.contains(&connection))
+        {
+            if let Some(token) = token {
+                self.send(What::FlowGone(token), true);
+            }
+            return;
+        }
         if self.unreachable.contains(&remote) {
             if let Some(token) = token {
                 self.send(What::Failed(token), true);
@@ -408,7 +458,7 @@ impl World {
         }
         let by_connection = to
             .connection()
-            .map(|connection| usize::try_from(connection.0).expect("a phone"));
+            .map(|connection| usize::try_from(connection.0 % 1000).expect("a phone"));
         let phone = by_connection.or_else(|| self.phones.iter().position(|phone| phone.address == remote));
         if let Some(phone) = phone {
             let reliable = to.transport() != Transport::Udp;
@@ -523,6 +573,7 @@ impl What {
             Self::Mirror(to, from, bytes) => Self::Mirror(*to, *from, bytes.clone()),
             Self::Closed(session) => Self::Closed(*session),
             Self::Failed(token) => Self::Failed(*token),
+            Self::FlowGone(token) => Self::FlowGone(*token),
             Self::Resolved(id, addresses) => Self::Resolved(*id, addresses.clone()),
         }
     }

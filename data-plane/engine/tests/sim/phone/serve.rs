@@ -31,6 +31,9 @@ impl Phone {
             RequestOutcome::Cancel { transaction, invite } => {
                 self.requests.push(request.clone());
                 self.respond(now, transaction, &request, 200, "x", &[], None);
+                if self.ignores_cancel {
+                    return;
+                }
                 if let Some(at) = self.ringing.iter().position(|(server, ..)| Some(*server) == invite) {
                     let (server, invite, tag) = self.ringing.remove(at);
                     self.due.retain(|(_, due)| !matches!(due, Due::Answer(_)));
@@ -81,8 +84,13 @@ impl Phone {
                 }
                 self.respond(now, server, request, 200, &tag, &[], None);
             }
+            Method::Options => {
+                let body = self.sdp("sendrecv");
+                self.respond(now, server, request, 200, &tag, &[], Some(body));
+            }
             Method::Prack => {
-                self.respond(now, server, request, 200, &tag, &[], None);
+                let body = (!request.body().is_empty()).then(|| self.sdp("recvonly"));
+                self.respond(now, server, request, 200, &tag, &[], body);
                 if let Some(index) = self.ringing.len().checked_sub(1) {
                     self.answer_now(now, index);
                 }
@@ -126,7 +134,7 @@ impl Phone {
                 self.respond(now, server, request, 183, &tag, &extra, Some(body));
                 self.ringing.push((server, request.clone(), tag));
             }
-            Auto::Offer => {
+            Auto::Offer | Auto::Mute => {
                 self.ringing.push((server, request.clone(), tag));
                 self.answer_now(now, self.ringing.len() - 1);
             }
@@ -139,7 +147,7 @@ impl Phone {
             return;
         }
         let (server, request, tag) = self.ringing.remove(index);
-        let body = (!matches!(self.auto, Auto::Reliable)).then(|| self.sdp("sendrecv"));
+        let body = (!matches!(self.auto, Auto::Reliable | Auto::Mute)).then(|| self.sdp("sendrecv"));
         self.answer_with(now, server, &request, &tag, body, true);
         self.dialogs.push(self.dialog_of_uas(&request, &tag));
         self.pump(now);
@@ -171,7 +179,7 @@ impl Phone {
         }
     }
 
-    fn dialog_of_uas(&self, request: &Request, tag: &str) -> Dialog {
+    pub fn dialog_of_uas(&self, request: &Request, tag: &str) -> Dialog {
         let text = |name| request.line_text(name).unwrap_or_default().to_owned();
         Dialog {
             call_id: request.call_id().into(),
