@@ -259,7 +259,7 @@ impl Leg {
     ///
     /// With far-end NAT traversal, or over a connection, that is the flow, whatever private address the Contact names
     /// (RFC 5626 §5.3). Names are never looked up here: for them the leg's last address has to do.
-    pub(crate) fn hop(&self, next_hop: Option<&Uri<'_>>) -> Destination {
+    fn hop(&self, next_hop: Option<&Uri<'_>>) -> Destination {
         if self.trunk.fent || self.way.transport().reliable() {
             return self.way.clone();
         }
@@ -312,6 +312,17 @@ fn udp_address(uri: &Uri<'_>) -> Option<SocketAddr> {
 }
 
 impl Engine {
+    /// Where a request to a leg goes, see [`Leg::hop`]. Never to ourselves: a Contact that names the edge would have every
+    /// request of its dialog come back until Max-Forwards is used up.
+    pub(crate) fn hop(&self, leg: &Leg, next_hop: Option<&Uri<'_>>) -> Destination {
+        let way = leg.hop(next_hop);
+        let remote = way.remote();
+        if self.listeners.is_own_address(remote.ip(), remote.port()) {
+            return leg.way.clone();
+        }
+        way
+    }
+
     /// Runs `act` on a call that is taken out of the table for the time, and puts it back unless it is over.
     pub(crate) fn with_call<T>(&mut self, key: CallKey, act: impl FnOnce(&mut Self, &mut Call) -> T) -> Option<T> {
         let mut call = self.calls.remove(&key)?;

@@ -304,6 +304,15 @@ impl Engine {
     }
 
     fn answer_malformed(&mut self, cx: Cx<'_>, flow: Flow, bad: &BadRequest) {
+        // Its Via may be what is malformed, so the source alone decides; whoever is not let in learns nothing.
+        let is_let_in = self
+            .snapshot
+            .trunk(&flow.trunk)
+            .is_some_and(|trunk| !trunk.acl.use_source_address() || trunk.acl.decide(flow.remote.ip(), None).allowed());
+        if !is_let_in {
+            cx.env.count(Counter::MessagesDropped);
+            return;
+        }
         cx.env
             .count_reject(malformed_as_reject(bad.status()), Some(&flow.trunk));
         let tag = format!("{:016x}", self.rng.next_u64());

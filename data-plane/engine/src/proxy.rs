@@ -170,7 +170,7 @@ impl Engine {
             .nth(own)
             .map(|route| route.uri());
         // The port may be another one, the host is the one the token vouches for.
-        let way = leg.hop(Some(&next.unwrap_or(request.uri())));
+        let way = self.hop(&leg, Some(&next.unwrap_or(request.uri())));
         let way = if way.remote().ip() == leg.way.remote().ip() {
             way
         } else {

@@ -412,7 +412,7 @@ impl Engine {
             cseq,
             ..like.clone()
         };
-        let way = leg.hop(Some(&ack.next_hop.as_uri()));
+        let way = self.hop(leg, Some(&ack.next_hop.as_uri()));
         let via = Via {
             transport: way.transport(),
             sent_by: leg.advertised,
@@ -424,7 +424,7 @@ impl Engine {
     }
 
     pub(crate) fn send_bye(&mut self, cx: Cx<'_>, leg: &Leg, bye: &Originated, reason: Option<&str>) {
-        let way = leg.hop(Some(&bye.next_hop.as_uri()));
+        let way = self.hop(leg, Some(&bye.next_hop.as_uri()));
         let via = Via {
             transport: way.transport(),
             sent_by: leg.advertised,

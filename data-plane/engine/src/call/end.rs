@@ -274,6 +274,9 @@ impl Engine {
     /// with here.
     pub(crate) fn receive_cancel(&mut self, cx: Cx<'_>, cancel: &Arc<Inbound>, invite: Option<ServerTransactionId>) {
         let Some(invite) = invite else {
+            if let Err(denial) = self.check_source(cancel) {
+                return self.deny(cx, cancel, &denial);
+            }
             return self.refuse(cx, cancel, &Reject::NoDialog.into());
         };
         self.reply(cx, cancel, StatusCode::OK);

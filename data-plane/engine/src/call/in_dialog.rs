@@ -342,7 +342,8 @@ impl Engine {
         let dialog = call
             .branch(found.branch)
             .and_then(|branch| branch.dialogs.get(found.dialog));
-        let way = leg.hop(
+        let way = self.hop(
+            leg,
             dialog
                 .and_then(|dialog| next_hop(dialog, found.sender.other()))
                 .as_ref(),

@@ -186,7 +186,7 @@ impl Engine {
             advertised: way.remote(),
             way,
         };
-        Whereabouts::Known(leg.hop(target.as_ref()))
+        Whereabouts::Known(self.hop(&leg, target.as_ref()))
     }
 
     /// A name was looked up.

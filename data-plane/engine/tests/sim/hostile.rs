@@ -2,6 +2,7 @@
 
 use trunkline_shared::acl::{AccessList, Entry};
 use trunkline_shared::call::EndReason;
+use trunkline_shared::property::{CustomProperties, CustomProperty, PropertyValue};
 use trunkline_shared::reject::Reject;
 use trunkline_sip::header::HeaderName;
 use trunkline_sip::message::Fields;
@@ -331,5 +332,63 @@ fn a_registration_cannot_point_at_the_edge_or_bring_thousands_of_contacts() {
         world.run_seconds(1);
         assert_eq!(world.phones[alice].statuses(&Method::Register).last(), Some(&status));
     }
+    world.finish();
+}
+
+#[test]
+fn a_contact_that_names_the_edge_makes_no_loop() {
+    let (mut world, alice, bob) = in_call();
+    let extra = [("Contact", "<sip:alice@192.0.2.1:8060>".to_owned())];
+    let mut dialog = world.phones[alice].dialogs[0].clone();
+    let sdp = world.phones[alice].sdp("sendrecv");
+    let routes: Vec<(&str, String)> = dialog.routes.iter().map(|route| ("Route", route.clone())).collect();
+    dialog.local_cseq += 50;
+    let text = format!(
+        "INVITE {} SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.10:5060;branch=z9hG4bKself\r\nMax-Forwards: 70\r\n{}From: {}\r\n\
+         To: {}\r\nCall-ID: {}\r\nCSeq: {} INVITE\r\nContact: {}\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
+        dialog.target,
+        routes
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect::<String>(),
+        dialog.local,
+        dialog.remote,
+        dialog.call_id,
+        dialog.local_cseq,
+        extra[0].1,
+        sdp.len(),
+    );
+    world.inject(alice, text);
+    world.run_seconds(1);
+    assert_eq!(world.phones[bob].got(&Method::Invite), 2);
+    world.act(bob, |phone, now| phone.in_dialog(now, Method::Info, &[], None));
+    world.run_seconds(1);
+    assert_eq!(world.phones[bob].statuses(&Method::Info), [200]);
+    assert_eq!(requests_to(&world, MAIN), 0);
+    world.act(bob, |phone, now| phone.bye(now));
+    world.finish();
+}
+
+#[test]
+fn a_silent_trunk_says_nothing_to_strays_either() {
+    let (mut world, alice, _) = World::pair();
+    world.trunk("main", |trunk| {
+        trunk.acl = AccessList::new(true, false, Vec::new(), Vec::new());
+        let drop = CustomProperty::new("acl.deny_action", PropertyValue::Text("drop".into())).expect("a property");
+        trunk.properties = CustomProperties::new(vec![drop]).expect("one property");
+    });
+    let head = "Via: SIP/2.0/UDP 198.51.100.10:5060;branch=z9hG4bKstray\r\nMax-Forwards: 70\r\nFrom: <sip:a@b>;tag=1\r\n\
+                To: <sip:a@b>\r\nCall-ID: stray\r\n";
+    world.sent.clear();
+    for (line, rest) in [
+        ("CANCEL sip:bob@192.0.2.1 SIP/2.0", "CSeq: 1 CANCEL\r\n"),
+        ("OPTIONS sip:192.0.2.1 SIP/2.0", "CSeq: 1 OPTIONS\r\n"),
+        ("BYE sip:bob@192.0.2.1 SIP/2.0", "CSeq: x BYE\r\n"),
+        ("BYE sip:bob@192.0.2.1 SIP/3.0", "CSeq: 1 BYE\r\n"),
+    ] {
+        world.inject(alice, format!("{line}\r\n{head}{rest}Content-Length: 0\r\n\r\n"));
+    }
+    world.run_seconds(1);
+    assert!(world.sent.is_empty(), "{:?}", world.sent);
     world.finish();
 }

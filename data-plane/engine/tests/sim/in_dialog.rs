@@ -355,3 +355,37 @@ fn a_call_without_any_media_ends_like_one_that_fell_silent() {
     }
     world.finish();
 }
+
+#[test]
+fn a_strict_router_before_the_edge_is_understood() {
+    let (mut world, alice, bob) = in_call();
+    let dialog = world.phones[alice].dialogs[0].clone();
+    // RFC 3261 §16.12.1.2: the Request-URI is our Record-Route, the target stands last.
+    let ours = dialog.routes[0].trim_matches(['<', '>']).replace(";lr", "");
+    let mut routes: Vec<(&str, String)> = dialog.routes[1..]
+        .iter()
+        .map(|route| ("Route", route.clone()))
+        .collect();
+    routes.push(("Route", format!("<{}>", dialog.target)));
+    world.act(alice, |phone, now| {
+        phone.send_as(
+            now,
+            &Method::Info,
+            &ours,
+            &dialog.call_id,
+            dialog.local_cseq + 1,
+            &dialog.local,
+            &dialog.remote,
+            &routes,
+            None,
+        );
+    });
+    world.run_seconds(1);
+    let info = world.phones[bob].request(&Method::Info);
+    assert_eq!(info.uri_text(), dialog.target);
+    assert!(!info.contains(HeaderName::Route));
+    assert_eq!(world.phones[alice].statuses(&Method::Info), [200]);
+    world.phones[alice].dialogs[0].local_cseq += 1;
+    world.act(alice, |phone, now| phone.bye(now));
+    world.finish();
+}
