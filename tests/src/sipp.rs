@@ -76,6 +76,7 @@ impl Sipp {
             )
         };
         sipp.rows = callers.iter().map(row).collect();
+        sipp.calls = u32::try_from(callers.len()).expect("a few thousand");
         sipp.keys = vec![("talk", talk.as_millis().to_string())];
         sipp.digest_uri = Some(format!("{}@{target}", callee.name));
         sipp
