@@ -119,9 +119,8 @@ all_healthy() {
 }
 address() { docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$1"; }
 trunkline() { compose exec -T control-plane trunkline "$@"; }
-# A worker's name is that of its host, which is the beginning of the container's id.
-calls_of() { trunkline workers | awk -v name="workers/${1:0:12}" '$1 == name { print $5 }'; }
-has_a_call() { [ "$(calls_of "$1")" = 1 ]; }
+# A worker is called after its host, which is the beginning of the container's id; `w-` goes before a digit.
+has_a_call() { trunkline workers | awk -v name="^workers/(w-)?${1:0:12}$" '$1 ~ name && $5 == 1 { found = 1 } END { exit !found }'; }
 call_through() { # container, seconds
     trunkline check --udp-only --sip "udp:$(address "$1"):8060" --talk "$2"
 }
