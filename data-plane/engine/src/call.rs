@@ -12,6 +12,7 @@
 //! INVITE, `branch` sends it and takes the responses, `in_dialog` and `response` pass what follows, `end` ends it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,7 +71,7 @@ pub(crate) enum Deadline {
     Linger,
 }
 
-#[derive(Debug)]
+/// One call. Messages and bodies in it hold media keys, so its Debug names it and no more.
 pub(crate) struct Call {
     pub key: CallKey,
     pub id: ConversationId,
@@ -125,7 +126,6 @@ pub(crate) struct Leg {
 }
 
 /// One target the INVITE is sent to.
-#[derive(Debug)]
 pub(crate) struct Branch {
     pub target: Target,
     /// Known once the target's address is.
@@ -149,7 +149,7 @@ pub(crate) struct Branch {
 }
 
 /// An ACK for a 2xx as it was passed on: it comes again with every retransmission of the 2xx.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct PassedAck {
     pub from: Side,
     pub cseq: u32,
@@ -187,6 +187,16 @@ pub(crate) enum FailureKind {
     Response(Box<Response>),
     /// A decision or a finding of ours.
     Local(Box<Refusal>),
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("id", &self.id)
+            .field("stage", &self.stage)
+            .field("branches", &self.branches.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Call {

@@ -20,8 +20,8 @@ pub(crate) const CONVERSATION_HEADER: &str = "x-inin-cnv";
 /// Prefixes of header names that are ours alone (row 34): nobody gets them past us.
 const RESERVED_PREFIXES: [&str; 4] = ["x-inin", "x-genesys", "x-pcv", "x-gcv"];
 
-/// How a request leaves.
-#[derive(Debug, Default)]
+/// How a request leaves. Holds credentials and media keys, so there is no Debug.
+#[derive(Default)]
 pub(crate) struct Departure<'a> {
     /// New Request-URI; `None` leaves it.
     pub request_uri: Option<String>,
@@ -117,8 +117,8 @@ pub(crate) fn write_request(
     Ok(out.freeze())
 }
 
-/// How a response goes back.
-#[derive(Debug, Default)]
+/// How a response goes back. Holds media keys, so there is no Debug.
+#[derive(Default)]
 pub(crate) struct Return {
     /// Body in place of the one received.
     pub body: Option<Bytes>,

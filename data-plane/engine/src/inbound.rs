@@ -1,5 +1,6 @@
 //! What arrives: parsed, given to its transaction, handed to whoever it is for.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -73,7 +74,6 @@ pub(crate) enum ClientUse {
 }
 
 /// A request on its way from one leg of a call to the other.
-#[derive(Debug)]
 pub(crate) struct Passed {
     pub call: CallKey,
     /// Index of the call's branch the dialog is on.
@@ -84,6 +84,18 @@ pub(crate) struct Passed {
     pub sdp: SdpRole,
     /// The 2xx as passed on, for its retransmissions.
     pub success: Option<Bytes>,
+}
+
+impl fmt::Debug for Passed {
+    /// Without the message, which may hold media keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passed")
+            .field("call", &self.call)
+            .field("branch", &self.branch)
+            .field("requester", &self.requester)
+            .field("sdp", &self.sdp)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the body of a request means to the offer/answer exchange.

@@ -28,8 +28,7 @@ mod body;
 
 pub(crate) use body::{carries_sdp, sdp_of};
 
-/// Media of one branch of a call.
-#[derive(Debug)]
+/// Media of one branch of a call. The bodies it remembers hold keys, so there is no Debug.
 pub(crate) struct Media {
     pub session: MediaSession,
     /// The relay session it steers.

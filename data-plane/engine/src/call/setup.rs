@@ -22,6 +22,9 @@ use crate::refuse::Refusal;
 use crate::registrar::check_extensions;
 use crate::routing::{self, Plan, Query};
 
+/// Calls with one Call-ID at a time.
+const MAX_COPIES: usize = 16;
+
 impl Engine {
     pub(crate) fn receive_invite(&mut self, cx: Cx<'_>, inbound: &Arc<Inbound>) {
         cx.env.count(Counter::CallsReceived);
@@ -36,6 +39,7 @@ impl Engine {
         };
         let planned = self.check_forwardable(inbound).and_then(|loop_hash| {
             check_dialog_forming(&inbound.request)?;
+            self.check_copies(&inbound.request)?;
             let plan = self.plan(cx, inbound)?;
             Ok((loop_hash, plan))
         });
@@ -65,6 +69,17 @@ impl Engine {
             return Err(Reject::NoRoute.into());
         }
         Ok(hash)
+    }
+
+    /// A call may pass here more than once (a spiral), so several with its Call-ID are fine. Very many are somebody's doing:
+    /// every request with that Call-ID looks through all of them.
+    fn check_copies(&self, request: &Request) -> Result<(), Refusal> {
+        let copies = self.calls_by_call_id.get(request.call_id()).map_or(0, SmallVec::len);
+        if copies < MAX_COPIES {
+            Ok(())
+        } else {
+            Err(Reject::LoopDetected.into())
+        }
     }
 
     /// Where a request outside of dialogs goes.

@@ -13,8 +13,7 @@ use trunkline_sip::method::Method;
 
 use crate::refuse::Refusal;
 
-/// A session description within a body.
-#[derive(Debug)]
+/// A session description within a body. It may hold keys, so there is no Debug.
 pub(crate) struct SdpPart {
     body: Bytes,
     sdp: Bytes,

@@ -392,3 +392,33 @@ fn a_silent_trunk_says_nothing_to_strays_either() {
     assert!(world.sent.is_empty(), "{:?}", world.sent);
     world.finish();
 }
+
+#[test]
+fn one_call_id_is_good_for_a_few_calls_only() {
+    let (mut world, alice, bob) = World::pair();
+    world.phones[bob].auto = Auto::Ring;
+    let mut answers = Vec::new();
+    for serial in 0..20 {
+        world.sent.clear();
+        let text = format!(
+            "INVITE sip:bob@192.0.2.1:8060 SIP/2.0\r\nVia: SIP/2.0/UDP 198.51.100.10:5060;branch=z9hG4bKcopy{serial}\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:alice@192.0.2.1>;tag={serial}\r\nTo: <sip:bob@192.0.2.1>\r\nCall-ID: copy\r\n\
+             CSeq: 1 INVITE\r\nContact: <sip:alice@198.51.100.10>\r\nContent-Length: 0\r\n\r\n"
+        );
+        world.inject(alice, text);
+        answers.push(world.sent.iter().any(|(_, bytes)| bytes.starts_with(b"SIP/2.0 482 ")));
+    }
+    assert_eq!(answers.iter().filter(|refused| **refused).count(), 4);
+    world.run_seconds(1);
+    let ids: Vec<_> = world
+        .records()
+        .iter()
+        .filter(|record| record.end().is_none())
+        .map(|record| record.id)
+        .collect();
+    assert_eq!(ids.len(), 16);
+    for id in ids {
+        assert!(world.hang_up(id));
+    }
+    world.finish();
+}

@@ -321,6 +321,11 @@ fn what_a_phone_can_do_is_no_offer() {
     world.act(alice, |phone, now| phone.reinvite(now, "sendonly"));
     world.run_seconds(1);
     assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&200));
+    assert_eq!(direction(&world, LegId::A), Direction::RecvOnly);
+    assert_eq!(direction(&world, LegId::B), Direction::SendOnly);
+    world.act(bob, |phone, now| phone.reinvite(now, "sendrecv"));
+    world.run_seconds(1);
+    assert_eq!(world.phones[bob].statuses(&Method::Invite), [200]);
     world.act(bob, |phone, now| phone.bye(now));
     world.finish();
 }
