@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -280,7 +280,9 @@ impl Leg {
         let remote = match &mut way {
             Destination::Flow(Flow { remote, .. }) | Destination::Peer { remote, .. } => remote,
         };
-        if remote.is_ipv4() == address.is_ipv4() {
+        // What listens on the loopback interface of this machine is not for peers from outside.
+        let is_inward = address.ip().is_loopback() && !remote.ip().is_loopback();
+        if remote.is_ipv4() == address.is_ipv4() && !is_inward {
             *remote = address;
         }
         way
@@ -314,7 +316,8 @@ fn udp_address(uri: &Uri<'_>) -> Option<SocketAddr> {
     let ip = uri
         .host()
         .ip()
-        .filter(|ip| over_udp && !ip.is_unspecified() && !ip.is_multicast())?;
+        .filter(|ip| over_udp && !ip.is_unspecified() && !ip.is_multicast())
+        .filter(|ip| *ip != IpAddr::V4(Ipv4Addr::BROADCAST))?;
     Some(SocketAddr::new(
         ip,
         uri.port().unwrap_or(Transport::Udp.default_sip_port()),

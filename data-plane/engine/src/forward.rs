@@ -47,6 +47,9 @@ pub(crate) struct Departure<'a> {
     pub language: Option<&'a str>,
     /// Realm whose credentials were for us: they go no further.
     pub consumed_realm: Option<&'a str>,
+    /// The sender is a phone that had to prove who it is: what it says of its identity beyond that is not to be believed
+    /// (RFC 3325 §5).
+    pub untrusted: bool,
     /// Credentials of ours for the next hop: header and value.
     pub credentials: Option<(HeaderName, String)>,
 }
@@ -82,6 +85,9 @@ pub(crate) fn write_request(
         edits.record_route(value);
     }
     remove_reserved(&mut edits, request.iter().map(|field| field.name));
+    if departure.untrusted {
+        edits.remove(HeaderName::PAssertedIdentity);
+    }
     if let Some(id) = departure.conversation {
         edits.add(FieldName::Text(CONVERSATION_HEADER), id);
     }

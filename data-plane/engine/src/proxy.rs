@@ -394,6 +394,10 @@ impl Engine {
             }
             return;
         }
+        if response.status().as_u16() >= 600 {
+            // RFC 3261 §16.7 step 5: no more targets are tried.
+            proxy.groups.clear();
+        }
         self.note_proxy_failure(key, Best::Response(Box::new(response.clone())));
         self.proxy_settled(cx, key);
     }

@@ -277,6 +277,7 @@ impl Engine {
             conversation: trunk.conversation_header.then_some(call.id),
             language: call.record.language.as_ref().map(|language| language.as_str()),
             consumed_realm: consumed_realm(&invite.trunk),
+            untrusted: !call.record.authenticated_user.is_empty(),
             ..Departure::default()
         };
         let bytes = write_request(&invite.request, invite.stamp, &via, &departure)

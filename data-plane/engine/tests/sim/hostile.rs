@@ -1,9 +1,12 @@
 //! Peers that want more than is theirs.
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use trunkline_shared::acl::{AccessList, Entry};
 use trunkline_shared::call::EndReason;
 use trunkline_shared::property::{CustomProperties, CustomProperty, PropertyValue};
 use trunkline_shared::reject::Reject;
+use trunkline_sip::digest::ClientDigest;
 use trunkline_sip::header::HeaderName;
 use trunkline_sip::message::Fields;
 use trunkline_sip::method::Method;
@@ -420,5 +423,54 @@ fn one_call_id_is_good_for_a_few_calls_only() {
     for id in ids {
         assert!(world.hang_up(id));
     }
+    world.finish();
+}
+
+#[test]
+fn a_phone_that_proves_who_it_is_cannot_assert_to_be_somebody_else() {
+    for digest in [true, false] {
+        let (mut world, alice, bob) = World::pair();
+        let realm = "example.com";
+        world.credential("main", "alice", "secret", realm);
+        world.trunk("main", |trunk| {
+            trunk.inbound_digest.enabled = digest;
+            trunk.inbound_digest.realm = realm.into();
+        });
+        let mut credentials = String::new();
+        if digest {
+            world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+            world.run_seconds(1);
+            let challenge = world.phones[alice].last(&Method::Invite).expect("a challenge").clone();
+            let mut client = ClientDigest::from_challenge(&challenge).expect("readable");
+            let mut rng = StdRng::seed_from_u64(5);
+            (_, credentials) = client.authorize("alice", "secret", &Method::Invite, "sip:bob@192.0.2.1:8060", &mut rng);
+        }
+        let mut extra = vec![("P-Asserted-Identity", "<sip:boss@192.0.2.1>".to_owned())];
+        if digest {
+            extra.push(("Proxy-Authorization", credentials));
+        }
+        world.act(alice, |phone, now| phone.invite(now, "bob", &extra));
+        world.run_seconds(2);
+        assert_eq!(world.phones[alice].statuses(&Method::Invite).last(), Some(&200));
+        let passed = world.phones[bob]
+            .request(&Method::Invite)
+            .contains("P-Asserted-Identity");
+        assert_eq!(passed, !digest, "digest: {digest}");
+        world.act(alice, |phone, now| phone.bye(now));
+        world.finish();
+    }
+}
+
+#[test]
+fn nothing_is_sent_to_services_of_this_machine() {
+    let (mut world, alice, bob) = World::pair();
+    world.act(bob, |phone, now| {
+        phone.register_contact(now, "<sip:bob@127.0.0.1:514>", &[])
+    });
+    world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+    world.run_seconds(2);
+    assert_eq!(requests_to(&world, "127.0.0.1:514"), 0);
+    assert!(world.phones[bob].got(&Method::Invite) > 0, "its flow is used");
+    world.act(alice, |phone, now| phone.bye(now));
     world.finish();
 }

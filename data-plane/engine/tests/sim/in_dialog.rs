@@ -394,3 +394,19 @@ fn a_strict_router_before_the_edge_is_understood() {
     world.act(alice, |phone, now| phone.bye(now));
     world.finish();
 }
+
+#[test]
+fn an_ack_cannot_make_an_offer() {
+    let (mut world, alice, bob) = World::pair();
+    world.act(alice, |phone, now| phone.invite(now, "bob", &[]));
+    // The offer was in the INVITE, and now another description goes into the ACK.
+    world.phones[alice].delayed_offer = true;
+    world.run_seconds(2);
+    let ack = world.phones[bob].request(&Method::Ack);
+    assert!(ack.body().is_empty() && !ack.contains(HeaderName::ContentType));
+    world.act(bob, |phone, now| phone.reinvite(now, "sendonly"));
+    world.run_seconds(1);
+    assert_eq!(direction(&world, LegId::B), Direction::RecvOnly);
+    world.act(alice, |phone, now| phone.bye(now));
+    world.finish();
+}
