@@ -222,9 +222,7 @@ impl Snapshot {
             return false;
         };
         users.0.iter().any(|(_, credential)| {
-            credential.enabled
-                && *credential.aor_user == *aor_user
-                && credential.realm == trunk.inbound_digest.realm
+            credential.enabled && *credential.aor_user == *aor_user && credential.realm == trunk.inbound_digest.realm
         })
     }
 
