@@ -2,9 +2,10 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,7 @@ const DRAIN_CHECK: Duration = Duration::from_millis(100);
 pub async fn run(options: Options, traces: CallTraces) -> anyhow::Result<()> {
     let boot = Boot::begin();
     let drain = Drain::on_signals(Duration::from_secs(options.drain_seconds)).context("listen for signals")?;
+    raise_descriptor_limit();
     let addresses = options.addresses().context("find the address of the default route")?;
     let metrics = Arc::new(MetricsSet::new());
     let http = HttpServer::bind(options.metrics_listen)
@@ -180,6 +182,21 @@ pub async fn run(options: Options, traces: CallTraces) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A call has four media sockets and a phone a connection; the usual soft limit of 1024 descriptors is for programs that use
+/// `select`, which this one does not. The hard limit is the administrator's word.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, limit = ?limit.current, "the number of open files stays limited");
+    }
+}
+
 /// Runs `work` until it ends or `stop` says so.
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {
@@ -209,6 +226,7 @@ async fn keep_up(
             budgets.retain(|trunk| snapshot.trunk(trunk).is_some());
             connections.close_unless(|trunk| snapshot.trunk(trunk).is_some());
         }
+        connections.forget_unreachable(Instant::now());
         if let Ok(Err(_)) = tokio::time::timeout(UPKEEP, snapshots.changed()).await {
             return;
         }

@@ -152,7 +152,8 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
             .map_err(|_| format!("`{text}` is not a port"))
     };
     let (first, last) = (parse(first)?, parse(last)?);
-    if first < 1024 || last <= first {
+    // The first pair begins at the first even port.
+    if first < 1024 || last <= first || last == first.next_multiple_of(2) {
         return Err("ports from 1024 on, at least one pair".into());
     }
     Ok(first..=last)
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn a_port_range_has_a_pair_above_1024() {
         assert_eq!(parse_ports("16384-32767"), Ok(16384..=32767));
-        for bad in ["", "1", "5-4", "80-90", "2000-2000", "a-b", "1-70000"] {
+        for bad in ["", "1", "5-4", "80-90", "2000-2000", "2001-2002", "a-b", "1-70000"] {
             assert!(parse_ports(bad).is_err(), "{bad}");
         }
     }

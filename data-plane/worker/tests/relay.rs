@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "real sockets keep real time")]
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -127,6 +127,34 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Talks at the pace of a phone, from `sequence` on, until some of it is heard; how many packets that took. What was
+    /// underway before is relayed too and is not counted.
+    fn packets_until_live(&self, sequence: u16) -> u16 {
+        let hear = |patience| {
+            let listening = self.phones[LegId::B].set_read_timeout(Some(patience));
+            listening.expect("a timeout");
+            self.receive(LegId::B)
+        };
+        for sent in 0.. {
+            self.send(LegId::A, sequence + sent);
+            let next = Instant::now() + Duration::from_millis(20);
+            while let Some(patience) = next
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
+            {
+                match hear(patience) {
+                    Ok(heard) if heard >= sequence => return sent,
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            assert!(Duration::from_millis(20) * u32::from(sent) < PATIENCE, "dead");
+        }
+        unreachable!("it is live or dead before")
+    }
+}
+
 fn phone() -> UdpSocket {
     let socket = UdpSocket::bind((HOST, 0)).expect("a port");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -226,7 +254,7 @@ fn a_closed_session_frees_its_ports() {
 fn relayed_packets_carry_the_mark_of_the_leg() {
     let mut world = World::start(43_400);
     let call = world.call(6, Some(46), None);
-    let marked = UdpSocket::from(call.phones[LegId::B].try_clone().expect("a clone"));
+    let marked = call.phones[LegId::B].try_clone().expect("a clone");
     socket2::SockRef::from(&marked)
         .set_recv_tos_v4(true)
         .expect("marks are shown");
@@ -255,4 +283,57 @@ fn a_silent_leg_is_told_once() {
     }
     world.close(&call);
     assert!(world.events.try_recv().is_err());
+}
+
+/// A relay in the field never read a socket again whose buffer had filled while its thread was stalled.
+#[test]
+fn a_stream_is_live_at_once_after_its_socket_buffer_filled() {
+    const FLOOD: u16 = 5_000;
+    let world = World::start(43_600);
+    let lease = || {
+        world
+            .pool
+            .lease(Instant::now(), HOST, AddressFamily::V4)
+            .expect("ports")
+    };
+    let call = Call {
+        id: SessionId::new(0, 8),
+        phones: PerLeg::new(phone(), phone()),
+        leases: PerLeg::new(lease(), lease()),
+        dscp: None,
+        idle: None,
+    };
+    let apply = RelayCommand::Apply(Box::new(call.config()));
+    // Nobody reads the port yet: as if the thread stood still for as long as this takes.
+    for sequence in 0..FLOOD {
+        call.send(LegId::A, sequence);
+    }
+    world.relay.command(call.id, apply).expect("room");
+    let packets = call.packets_until_live(FLOOD);
+    assert!(packets < 50, "a second of silence: {packets}");
+    let relayed = world.relay.counters().forwarded();
+    assert!(relayed > u64::from(packets), "what was in the buffer is relayed too");
+    assert!(
+        relayed < u64::from(FLOOD),
+        "the buffer held everything: nothing was tested"
+    );
+}
+
+#[test]
+fn a_flooded_port_takes_nothing_from_the_others() {
+    let world = World::start(43_700);
+    let (flooded, quiet) = (world.call(9, None, None), world.call(10, None, None));
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            for sequence in 0..30_000 {
+                flooded.send(LegId::A, sequence);
+            }
+        });
+        for sequence in 0..200 {
+            quiet.send(LegId::A, sequence);
+            assert_eq!(quiet.receive(LegId::B).expect("relayed"), sequence);
+        }
+        flood.join().expect("sent");
+    });
+    flooded.packets_until_live(40_000);
 }

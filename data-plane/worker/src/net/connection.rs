@@ -2,27 +2,58 @@
 
 use std::cell::Cell;
 use std::io;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use trunkline_engine::io::{ConnectionId, Flow, TransmitFailure};
 use trunkline_sip::parse::Limits;
 use trunkline_sip::stream::{Frame, Framer};
 
-use super::connections::{Command, Outgoing, Registered};
+use super::connections::{Outgoing, Registered, Waiter};
 use crate::shard::Dispatcher;
 use crate::shard::input::Input;
 
 /// Bytes read at once: a burst of messages, not one per call.
 const READ: usize = 16 * 1024;
-/// A peer that takes nothing for this long is gone (64·T1, RFC 3261 §17.1.1.2: its transactions have timed out too).
-const WRITE_TIMEOUT: Duration = Duration::from_secs(32);
-/// A message that has begun must be complete after this long: slow senders do not hold memory for ever.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(32);
+
+/// How patient a connection is.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A message that has begun must be complete after this long: slow senders do not hold memory for ever. The first
+    /// message of a peer begins when it connects: who has nothing to say is no phone.
+    pub message: Duration,
+    /// A peer that takes nothing for this long is gone.
+    pub write: Duration,
+    /// Never closed for being idle sooner than this after the last message (row 20).
+    pub shortest_idle: Duration,
+    /// How long a connection that cannot be read on stays, so that the answer to what could be read still leaves.
+    pub last_words: Duration,
+}
+
+impl Default for Patience {
+    /// 64·T1, the life of a transaction (RFC 3261 §17.1.1.2), for everything that a transaction would not survive either.
+    fn default() -> Self {
+        const TRANSACTION: Duration = Duration::from_secs(32);
+        Patience {
+            message: TRANSACTION,
+            write: TRANSACTION,
+            shortest_idle: TRANSACTION,
+            last_words: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The peer: it has to say something soon.
+    Accepted,
+    /// This worker.
+    Opened,
+}
 
 /// Everything a connection's task needs beside its stream.
 pub struct Connection {
@@ -34,6 +65,10 @@ pub struct Connection {
     pub dispatcher: Dispatcher,
     /// Row 20.
     pub idle: Duration,
+    /// Who opened it.
+    pub origin: Origin,
+    /// How long it waits for its peer.
+    pub patience: Patience,
 }
 
 /// Why a connection ended; for the log.
@@ -62,27 +97,39 @@ impl Connection {
     pub async fn run<S: AsyncRead + AsyncWrite>(self, stream: S) {
         let Connection {
             flow,
-            registered: Registered { id, mut queue },
+            registered:
+                Registered {
+                    id,
+                    mut queue,
+                    admission: _admission,
+                },
             dispatcher,
             idle,
+            origin,
+            patience,
         } = self;
         let (reader, mut writer) = tokio::io::split(stream);
         let (pong, pongs) = mpsc::channel(1);
-        let activity = Rc::new(Cell::new(Instant::now()));
+        let activity = Cell::new(Instant::now());
+        let in_flight = Cell::new(None);
+        let idle = idle.max(patience.shortest_idle);
         let end = tokio::select! {
-            end = read(reader, &flow, &dispatcher, pong, &activity) => end,
-            end = write(&mut writer, &mut queue, pongs, &dispatcher, &activity) => end,
+            end = read(reader, origin, patience, &flow, &dispatcher, pong, &activity) => end,
+            end = write(&mut writer, patience, &mut queue, pongs, &in_flight, &activity) => end,
             end = watch_idle(idle, &activity, || dispatcher.holds_binding(id)) => end,
         };
         // What was written before an orderly close still has to leave, for TLS with its close_notify (RFC 5246 §7.2.1).
         let _ = timeout(Duration::from_secs(1), writer.shutdown()).await;
         tracing::debug!(connection = id.0, trunk = %flow.trunk, reason = %end, "connection ended");
+        if let Some(waiter) = in_flight.take() {
+            dispatcher.transmit_failed(waiter, TransmitFailure::FlowGone);
+        }
         close(id, queue, &dispatcher).await;
     }
 }
 
 /// Takes a connection out of the index, fails what was queued on it, and tells the shards.
-pub async fn close(id: ConnectionId, queue: mpsc::Receiver<Command>, dispatcher: &Dispatcher) {
+pub async fn close(id: ConnectionId, queue: mpsc::Receiver<Outgoing>, dispatcher: &Dispatcher) {
     fail_queued(id, queue, dispatcher, TransmitFailure::FlowGone);
     for shard in 0..dispatcher.shards().count().get() {
         dispatcher.send(shard, Input::ConnectionClosed(id)).await;
@@ -92,17 +139,14 @@ pub async fn close(id: ConnectionId, queue: mpsc::Receiver<Command>, dispatcher:
 /// Takes a connection out of the index and fails what was queued on it.
 pub fn fail_queued(
     id: ConnectionId,
-    mut queue: mpsc::Receiver<Command>,
+    mut queue: mpsc::Receiver<Outgoing>,
     dispatcher: &Dispatcher,
     failure: TransmitFailure,
 ) {
     dispatcher.connections().remove(id);
     queue.close();
-    while let Ok(command) = queue.try_recv() {
-        if let Command::Send(Outgoing {
-            waiter: Some(waiter), ..
-        }) = command
-        {
+    while let Ok(message) = queue.try_recv() {
+        if let Some(waiter) = message.waiter {
             dispatcher.transmit_failed(waiter, failure);
         }
     }
@@ -110,6 +154,8 @@ pub fn fail_queued(
 
 async fn read<S: AsyncRead>(
     mut reader: ReadHalf<S>,
+    origin: Origin,
+    patience: Patience,
     flow: &Flow,
     dispatcher: &Dispatcher,
     pong: mpsc::Sender<()>,
@@ -117,12 +163,13 @@ async fn read<S: AsyncRead>(
 ) -> End {
     let mut framer = Framer::new(Limits::default());
     let mut buffer = vec![0; READ];
-    let mut begun: Option<Instant> = None;
+    let mut heard = origin == Origin::Opened;
+    let mut begun = (!heard).then(Instant::now);
     loop {
-        let patience = begun.map(|begun| MESSAGE_TIMEOUT.saturating_sub(begun.elapsed()));
-        let received = match patience {
+        let left = begun.map(|begun| patience.message.saturating_sub(begun.elapsed()));
+        let received = match left {
             None => reader.read(&mut buffer).await,
-            Some(patience) => match timeout(patience, reader.read(&mut buffer)).await {
+            Some(left) => match timeout(left, reader.read(&mut buffer)).await {
                 Ok(received) => received,
                 Err(_) => return End::SlowMessage,
             },
@@ -136,7 +183,7 @@ async fn read<S: AsyncRead>(
         loop {
             match framer.poll() {
                 Ok(Some(Frame::Message(message))) => {
-                    begun = None;
+                    (heard, begun) = (true, None);
                     if !dispatcher.message(flow, message).await {
                         return End::Stopped;
                     }
@@ -147,11 +194,13 @@ async fn read<S: AsyncRead>(
                 Ok(None) => break,
                 Err(error) => {
                     dispatcher.count_unreadable_stream(error.label());
+                    // Read on without looking: octets left unread would reset the connection under the answer.
+                    let _ = timeout(patience.last_words, discard(&mut reader, &mut buffer)).await;
                     return error.into();
                 }
             }
         }
-        begun = if framer.buffered() > 0 {
+        begun = if framer.buffered() > 0 || !heard {
             begun.or_else(|| Some(Instant::now()))
         } else {
             None
@@ -159,38 +208,43 @@ async fn read<S: AsyncRead>(
     }
 }
 
+async fn discard<S: AsyncRead>(reader: &mut ReadHalf<S>, buffer: &mut [u8]) {
+    while reader.read(buffer).await.is_ok_and(|length| length > 0) {}
+}
+
+/// Writes what is queued. Whoever waits for the message that is being written is in `in_flight`: reading may end first.
 async fn write<S: AsyncWrite>(
     writer: &mut WriteHalf<S>,
-    queue: &mut mpsc::Receiver<Command>,
+    patience: Patience,
+    queue: &mut mpsc::Receiver<Outgoing>,
     mut pongs: mpsc::Receiver<()>,
-    dispatcher: &Dispatcher,
+    in_flight: &Cell<Option<Waiter>>,
     activity: &Cell<Instant>,
 ) -> End {
     loop {
-        let (bytes, waiter) = tokio::select! {
-            command = queue.recv() => match command {
-                Some(Command::Send(Outgoing { bytes, waiter })) => (bytes, waiter),
-                Some(Command::Close) | None => return End::Asked,
+        let bytes = tokio::select! {
+            message = queue.recv() => match message {
+                Some(Outgoing { bytes, waiter }) => {
+                    in_flight.set(waiter);
+                    bytes
+                }
+                None => return End::Asked,
             },
-            Some(()) = pongs.recv() => (Bytes::from_static(b"\r\n"), None),
+            Some(()) = pongs.recv() => Bytes::from_static(b"\r\n"),
         };
-        let written = timeout(WRITE_TIMEOUT, async {
+        let written = timeout(patience.write, async {
             writer.write_all(&bytes).await?;
             // TLS holds records back until flushed; with more messages waiting they leave together.
             if queue.is_empty() { writer.flush().await } else { Ok(()) }
         });
-        let failure = match written.await {
+        match written.await {
             Ok(Ok(())) => {
+                in_flight.set(None);
                 activity.set(Instant::now());
-                continue;
             }
-            Ok(Err(error)) => End::Io(error),
-            Err(_) => End::SlowReader,
-        };
-        if let Some(waiter) = waiter {
-            dispatcher.transmit_failed(waiter, TransmitFailure::FlowGone);
+            Ok(Err(error)) => return End::Io(error),
+            Err(_) => return End::SlowReader,
         }
-        return failure;
     }
 }
 
@@ -198,7 +252,7 @@ async fn write<S: AsyncWrite>(
 async fn watch_idle(idle: Duration, activity: &Cell<Instant>, needed: impl Fn() -> bool) -> End {
     let mut deadline = activity.get() + idle;
     loop {
-        tokio::time::sleep_until(deadline.into()).await;
+        tokio::time::sleep_until(deadline).await;
         let since_activity = activity.get() + idle;
         deadline = if since_activity > Instant::now() {
             since_activity
@@ -209,3 +263,6 @@ async fn watch_idle(idle: Duration, activity: &Cell<Instant>, needed: impl Fn() 
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! connections live on.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ use crate::env::budgets::LocalBudgets;
 const RETRY: Duration = Duration::from_secs(1);
 /// A retired UDP socket lives at least this long: 64·T1, the life of a transaction (RFC 3261 §17).
 const RETIREMENT: Duration = Duration::from_secs(32);
+
+/// How long shards may take to let go of an address. They do it between two messages.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether other sockets may have the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +59,12 @@ pub enum ListenerOrder {
     },
     /// Mark what is sent from it.
     Mark(ListenerId, Dscp),
-    /// Close it.
-    Close(ListenerId),
+    /// Close it, and drop the other value when the socket is gone: its address may be wanted by another listener.
+    Close(ListenerId, Closing),
 }
+
+/// Held until a listener is closed.
+pub type Closing = mpsc::Sender<Infallible>;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -217,7 +224,7 @@ impl Reconciler {
                 continue;
             };
             if key.transport.l4() == L4Protocol::Tcp {
-                self.order(|| Ok(ListenerOrder::Close(id))).await;
+                self.close(id).await;
             } else {
                 self.retired.push(Retired {
                     key,
@@ -247,7 +254,7 @@ impl Reconciler {
             .collect();
         for id in in_the_way {
             self.retired.retain(|retired| retired.id != id);
-            self.order(|| Ok(ListenerOrder::Close(id))).await;
+            self.close(id).await;
         }
         probe(key)?;
         let sockets: io::Result<Vec<ListenerSocket>> = self
@@ -309,7 +316,7 @@ impl Reconciler {
             .collect();
         self.retired.retain(|retired| !ended.contains(&retired.id));
         for id in ended {
-            self.order(|| Ok(ListenerOrder::Close(id))).await;
+            self.close(id).await;
         }
     }
 
@@ -330,6 +337,16 @@ impl Reconciler {
             *report = ListenerReport { listeners, states };
             changed
         });
+    }
+
+    /// Has every shard close a listener, and waits until the address is free.
+    async fn close(&self, id: ListenerId) {
+        let (closing, mut closed) = mpsc::channel(1);
+        self.order(|| Ok(ListenerOrder::Close(id, closing.clone()))).await;
+        drop(closing);
+        if tokio::time::timeout(CLOSE_PATIENCE, closed.recv()).await.is_err() {
+            tracing::warn!("a shard is slow to close a listener");
+        }
     }
 
     /// Tells every shard; one that has stopped needs no telling.
@@ -375,3 +392,6 @@ fn describe_tls(error: &TlsError) -> (&'static str, String) {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
     (code, format!("{error}{source}"))
 }
+
+#[cfg(test)]
+mod tests;

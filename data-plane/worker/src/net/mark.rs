@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use socket2::SockRef;
 use trunkline_shared::dscp::Dscp;
 
-/// Marks everything the socket sends from now on. The system's default is left in place for `Dscp` -1.
+/// Marks everything the socket sends from now on. `Dscp` -1 is the system's default, which is no mark: it has to be set too,
+/// because the socket may have inherited or kept another one.
 pub fn set_dscp<'s>(socket: impl Into<SockRef<'s>>, local: SocketAddr, dscp: Dscp) -> io::Result<()> {
-    let Some(tos) = dscp.tos() else { return Ok(()) };
+    let tos = u32::from(dscp.tos().unwrap_or(0));
     let socket = socket.into();
     if local.is_ipv6() {
-        socket.set_tclass_v6(u32::from(tos))
+        socket.set_tclass_v6(tos)
     } else {
-        socket.set_tos_v4(u32::from(tos))
+        socket.set_tos_v4(tos)
     }
 }

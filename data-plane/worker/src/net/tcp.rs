@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use trunkline_engine::io::TransmitFailure;
@@ -15,6 +15,11 @@ use super::mark;
 
 /// Connections waiting to be accepted by one shard: all phones of a site reconnect at once after an outage.
 const BACKLOG: i32 = 4096;
+
+/// A peer that vanished without a word is noticed after some four minutes, long before the idle timeout of a day.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// Binds one listening socket, shared with the other shards' (SO_REUSEPORT). Accepted connections inherit the mark.
 ///
@@ -35,9 +40,17 @@ pub fn bind(address: SocketAddr, dscp: Dscp, sharing: Sharing) -> io::Result<std
     Ok(socket.into())
 }
 
-/// Prepares an accepted or dialled stream: small messages leave at once, marked.
+/// Prepares an accepted or dialled stream: small messages leave at once, marked; a dead peer is found out.
+///
+/// # Errors
+/// When the connection is gone already.
 pub fn prepare(stream: &TcpStream, dscp: Dscp) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)?;
     mark::set_dscp(SockRef::from(stream), stream.local_addr()?, dscp)
 }
 

@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -55,6 +56,7 @@ impl SipSocket {
         let socket = UdpSocket::from_std(socket)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let local = socket.local_addr()?;
+        allow_fragments(&socket, local)?;
         Ok(SipSocket { socket, state, local })
     }
 
@@ -95,6 +97,32 @@ impl SipSocket {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets the kernel fragment what is larger than the MTU. `quinn-udp` forbids it, as QUIC must; a SIP message over UDP may be
+/// as large as a datagram (RFC 3261 §18.1.1), and would otherwise fail to leave.
+#[expect(unsafe_code, reason = "setsockopt of an option that no crate of ours offers safely")]
+fn allow_fragments(socket: &impl AsRawFd, local: SocketAddr) -> io::Result<()> {
+    let (level, option, value) = if local.is_ipv6() {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+    };
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one int from a live one.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -145,6 +173,56 @@ mod tests {
         }
         assert_eq!(seen, (0..40).collect::<Vec<_>>());
         assert_eq!(SockRef::from(&sender.socket).tos_v4().expect("read"), 24 << 2);
+    }
+
+    #[tokio::test]
+    async fn a_changed_mark_replaces_the_old_one_and_none_takes_it_away() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = socket(address);
+            let mark = || {
+                let socket = SockRef::from(&socket.socket);
+                if address.starts_with('[') {
+                    socket.tclass_v6()
+                } else {
+                    socket.tos_v4()
+                }
+            };
+            assert_eq!(mark().expect("read"), 24 << 2);
+            socket.set_dscp(Dscp::EF).expect("marked");
+            assert_eq!(mark().expect("read"), 46 << 2);
+            socket.set_dscp(Dscp::SYSTEM_DEFAULT).expect("marked");
+            assert_eq!(mark().expect("read"), 0);
+        }
+    }
+
+    /// With "don't fragment" an INVITE with a large SDP never left an interface with an MTU of 1500.
+    #[tokio::test]
+    #[expect(unsafe_code, reason = "getsockopt of an option that no crate of ours offers safely")]
+    async fn messages_larger_than_the_mtu_may_be_fragmented() {
+        for (address, level, option, wanted) in [
+            (
+                "127.0.0.1:0",
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_DONT,
+            ),
+            (
+                "[::1]:0",
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_DONT,
+            ),
+        ] {
+            let socket = socket(address);
+            let mut value: libc::c_int = -1;
+            let mut length = size_of_val(&value) as libc::socklen_t;
+            // SAFETY: the descriptor is open; the kernel writes one int into a live one.
+            let read = unsafe {
+                let value = (&raw mut value).cast();
+                libc::getsockopt(socket.socket.as_raw_fd(), level, option, value, &raw mut length)
+            };
+            assert_eq!((read, value), (0, wanted), "{address}");
+        }
     }
 
     #[tokio::test]

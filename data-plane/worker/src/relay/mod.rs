@@ -100,12 +100,22 @@ impl RelayThreads {
 }
 
 impl Relay {
+    /// Number of media threads.
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// The thread of a session, below [`Relay::threads`].
+    pub fn thread_of(&self, session: SessionId) -> usize {
+        session.0 as usize % self.threads.len()
+    }
+
     /// Hands a command to the thread of the session.
     ///
     /// # Errors
     /// The command, when the thread's queue is full or the thread has ended.
     pub fn command(&self, session: SessionId, command: RelayCommand) -> Result<(), RelayCommand> {
-        let thread = &self.threads[session.0 as usize % self.threads.len()];
+        let thread = &self.threads[self.thread_of(session)];
         match thread.orders.try_send(Order::Command(session, command)) {
             Ok(()) => {
                 if let Err(error) = thread.waker.wake() {

@@ -77,7 +77,7 @@ impl PortPool {
             let port = self.take_number(now).ok_or(PortsExhausted)?;
             match bind_pair(address.bind, port) {
                 Ok(pair) => {
-                    let id = PortId(self.next_id.fetch_add(1, Ordering::Relaxed));
+                    let id = self.unused_id();
                     self.leased.insert(id, port);
                     self.waiting.insert(id, pair);
                     return Ok(PortLease {
@@ -111,6 +111,16 @@ impl PortPool {
     /// Pairs leased now.
     pub fn leased(&self) -> usize {
         self.leased.len()
+    }
+
+    /// Numbers start over after 2³² leases; a call may have lasted that long.
+    fn unused_id(&self) -> PortId {
+        loop {
+            let id = PortId(self.next_id.fetch_add(1, Ordering::Relaxed));
+            if !self.leased.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     fn take_number(&self, now: Instant) -> Option<u16> {

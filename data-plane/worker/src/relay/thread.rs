@@ -32,6 +32,11 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// read in the next round.
 const FAIR_SHARE: usize = 64;
 
+/// Commands carried out before packets get their turn again: a thousand calls that begin together must not be heard.
+const ORDERS: usize = 64;
+/// How often a leg that stays silent is told again: the shard may not have been able to act on it the first time.
+const IDLE_AGAIN: Duration = Duration::from_secs(30);
+
 const WAKE: Token = Token(usize::MAX);
 
 pub(super) struct MediaThread {
@@ -44,6 +49,8 @@ pub(super) struct MediaThread {
     sockets: Slab<MediaSocket>,
     /// Sockets that had more than their share; read again before waiting.
     unfinished: Vec<usize>,
+    /// There may be more commands; carried out before waiting.
+    more_orders: bool,
     batch: Batch,
 }
 
@@ -51,8 +58,8 @@ struct Session {
     relay: RelaySession,
     /// Local ports and their place in `sockets`: two to four a stream.
     sockets: SmallVec<[(LocalPort, usize); 4]>,
-    /// Told idle already: the shard ends the call, once.
-    idle_reported: bool,
+    /// When it was last told idle: the shard ends the call.
+    idle_told: Option<Instant>,
 }
 
 struct MediaSocket {
@@ -60,6 +67,8 @@ struct MediaSocket {
     local: SocketAddr,
     port: LocalPort,
     session: SessionId,
+    /// It is in `unfinished`: once is enough, however many events a flooded socket has.
+    unfinished: bool,
 }
 
 impl MediaThread {
@@ -78,6 +87,7 @@ impl MediaThread {
             sessions: HashMap::new(),
             sockets: Slab::new(),
             unfinished: Vec::new(),
+            more_orders: false,
             batch: Batch::default(),
         })
     }
@@ -91,7 +101,7 @@ impl MediaThread {
         let mut buffer = [0_u8; DATAGRAM + PacketBuf::HEADROOM];
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
-            let patience = if self.unfinished.is_empty() {
+            let patience = if self.unfinished.is_empty() && !self.more_orders {
                 next_sweep.saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
@@ -105,6 +115,9 @@ impl MediaThread {
             // One clock reading per round: packets of a round arrived within the round.
             let now = Instant::now();
             for index in std::mem::take(&mut self.unfinished) {
+                if let Some(socket) = self.sockets.get_mut(index) {
+                    socket.unfinished = false;
+                }
                 self.read(now, index, &mut buffer);
             }
             for event in events.iter().filter(|event| event.token() != WAKE) {
@@ -132,7 +145,12 @@ impl MediaThread {
                 Err(error) => tracing::trace!(%error, "media socket"),
             }
         }
-        self.unfinished.push(index);
+        if let Some(socket) = self.sockets.get_mut(index)
+            && !socket.unfinished
+        {
+            socket.unfinished = true;
+            self.unfinished.push(index);
+        }
     }
 
     fn relay(&mut self, now: Instant, index: usize, received: Received, buffer: &mut [u8]) {
@@ -162,16 +180,21 @@ impl MediaThread {
         }
     }
 
-    /// Carries out waiting commands; false when told to stop.
+    /// Carries out waiting commands, up to its share; false when told to stop.
     fn obey(&mut self, now: Instant) -> bool {
-        loop {
+        self.more_orders = true;
+        for _ in 0..ORDERS {
             match self.orders.try_recv() {
                 Ok(Order::Command(id, RelayCommand::Apply(config))) => self.apply(now, id, *config),
                 Ok(Order::Command(id, RelayCommand::Close)) => self.close(id),
-                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Empty) => {
+                    self.more_orders = false;
+                    break;
+                }
                 Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return false,
             }
         }
+        true
     }
 
     fn apply(&mut self, now: Instant, id: SessionId, config: SessionConfig) {
@@ -185,7 +208,7 @@ impl MediaThread {
                 Session {
                     relay: RelaySession::new(now, config),
                     sockets: SmallVec::new(),
-                    idle_reported: false,
+                    idle_told: None,
                 }
             }
         };
@@ -251,13 +274,16 @@ impl MediaThread {
             local,
             port,
             session,
+            unfinished: false,
         });
         Ok(index)
     }
 
     /// Closing the socket takes it out of epoll.
     fn drop_socket(&mut self, index: usize) {
-        self.sockets.try_remove(index);
+        if self.sockets.try_remove(index).is_some_and(|socket| socket.unfinished) {
+            self.unfinished.retain(|other| *other != index);
+        }
     }
 
     fn close(&mut self, id: SessionId) {
@@ -275,18 +301,17 @@ impl MediaThread {
     fn sweep(&mut self, now: Instant) {
         let mut idle = Vec::new();
         for (id, session) in &mut self.sessions {
-            let due = session.relay.idle_deadline().is_some_and(|deadline| deadline <= now);
-            match session.relay.check_idle(now).filter(|_| due) {
-                Some(leg) if !session.idle_reported => idle.push((*id, leg.leg)),
-                Some(_) => {}
-                None => session.idle_reported = false,
+            match session.relay.check_idle(now) {
+                Some(_) if session.idle_told.is_some_and(|told| now < told + IDLE_AGAIN) => {}
+                Some(leg) => idle.push((*id, leg.leg)),
+                None => session.idle_told = None,
             }
         }
         for (id, leg) in idle {
             if self.tell(id, RelayEvent::Idle { leg })
                 && let Some(session) = self.sessions.get_mut(&id)
             {
-                session.idle_reported = true;
+                session.idle_told = Some(now);
             }
         }
     }

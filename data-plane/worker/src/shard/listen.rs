@@ -4,25 +4,29 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use trunkline_engine::io::Flow;
 use trunkline_shared::name::TrunkId;
 use trunkline_shared::trunk::{Transport, Trunk};
 
 use super::Dispatcher;
-use crate::net::connection::Connection;
-use crate::net::connections::Peer;
+use crate::net::connection::{Connection, Origin, Patience};
+use crate::net::connections::Admission;
 use crate::net::listener::{ListenerId, ListenerOrder, ListenerSocket};
 use crate::net::udp::{ReceiveBatch, SipSocket};
 use crate::net::{tcp, tls};
 
-/// Connections of a worker: beyond this, new ones are closed at once. Each holds a descriptor and some 20 KiB.
-const MAX_CONNECTIONS: usize = 100_000;
+/// Pause after an error that the next attempt would meet again, such as no free descriptor: the connections that wait do so
+/// in the kernel, and the thread has calls to serve.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Errors in a row that a datagram socket may give before it is taken for more than news of earlier datagrams.
+const ERRORS: u32 = 64;
 
 struct OpenListener {
     reader: JoinHandle<()>,
@@ -47,10 +51,11 @@ impl Dispatcher {
                         tracing::warn!(%error, "listener could not be marked");
                     }
                 }
-                ListenerOrder::Close(id) => {
+                ListenerOrder::Close(id, closing) => {
                     if let Some(listener) = open.remove(&id) {
-                        self.close(&listener);
+                        self.close(listener).await;
                     }
+                    drop(closing);
                 }
             }
         }
@@ -79,15 +84,22 @@ impl Dispatcher {
         }
     }
 
-    fn close(&self, listener: &OpenListener) {
-        listener.reader.abort();
-        if let Some((local, socket)) = &listener.udp {
+    /// When it returns, the socket is closed.
+    async fn close(&self, OpenListener { reader, udp }: OpenListener) {
+        reader.abort();
+        // It holds the socket until its task is really gone.
+        if let Err(error) = reader.await
+            && error.is_panic()
+        {
+            tracing::error!("a listener's task panicked");
+        }
+        if let Some((local, socket)) = udp {
             let mut sockets = self.0.sockets.borrow_mut();
             if sockets
-                .get(local)
-                .is_some_and(|(_, current)| Rc::ptr_eq(current, socket))
+                .get(&local)
+                .is_some_and(|(_, current)| Rc::ptr_eq(current, &socket))
             {
-                sockets.remove(local);
+                sockets.remove(&local);
             }
         }
     }
@@ -95,6 +107,7 @@ impl Dispatcher {
     async fn read_datagrams(self, trunk: TrunkId, socket: Rc<SipSocket>) {
         let mut batch = ReceiveBatch::default();
         let local = socket.local();
+        let mut errors = 0;
         loop {
             let handle = |remote, bytes| {
                 let flow = Flow {
@@ -107,33 +120,54 @@ impl Dispatcher {
                 self.datagram(flow, bytes);
             };
             // An error here is about an earlier datagram of ours (ICMP); the socket receives on.
-            if let Err(error) = socket.receive(&mut batch, handle).await {
-                tracing::debug!(%local, %error, "datagram socket");
+            match socket.receive(&mut batch, handle).await {
+                Ok(()) => errors = 0,
+                Err(error) => {
+                    tracing::debug!(%local, %error, "datagram socket");
+                    errors += 1;
+                    if errors % ERRORS == 0 {
+                        tracing::warn!(%local, %error, errors, "datagram socket gives nothing but errors");
+                        sleep(PAUSE).await;
+                    }
+                }
             }
         }
     }
 
     async fn accept(self, trunk: TrunkId, transport: Transport, listener: TcpListener) {
+        let mut failing = false;
         loop {
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
+                // The peer gave up while it waited; the next one is not to suffer.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    // Out of descriptors, mostly: the next connection that ends makes room. Yield instead of spinning.
-                    tracing::warn!(%error, "connection could not be accepted");
-                    tokio::task::yield_now().await;
+                    if !failing {
+                        tracing::warn!(%trunk, %error, "connections cannot be accepted");
+                        failing = true;
+                    }
+                    sleep(PAUSE).await;
                     continue;
                 }
             };
-            if self.0.connections.len() >= MAX_CONNECTIONS {
+            failing = false;
+            let Some(admission) = self.0.connections.admit() else {
                 self.0.env.metrics.count_connection_refused();
                 continue;
-            }
+            };
             let Some(settings) = self.trunk(&trunk) else { continue };
-            spawn_local(self.clone().serve(settings, transport, stream, remote));
+            spawn_local(self.clone().serve(settings, transport, stream, remote, admission));
         }
     }
 
-    async fn serve(self, trunk: Arc<Trunk>, transport: Transport, stream: TcpStream, remote: SocketAddr) {
+    async fn serve(
+        self,
+        trunk: Arc<Trunk>,
+        transport: Transport,
+        stream: TcpStream,
+        remote: SocketAddr,
+        admission: Admission,
+    ) {
         if let Err(error) = tcp::prepare(&stream, trunk.sip_dscp) {
             return tracing::debug!(%remote, %error, "connection ended before it began");
         }
@@ -146,20 +180,16 @@ impl Dispatcher {
             remote,
             connection: Some(id),
         };
-        let peer = Peer {
-            trunk: trunk.id.clone(),
-            transport,
-            remote,
-            tls_name: None,
-        };
         if transport == Transport::Tcp {
-            let registered = self.0.connections.insert(peer);
+            let registered = self.0.connections.insert(trunk.id.clone(), admission);
             let flow = flow(registered.id);
             return Connection {
                 flow,
                 registered,
                 dispatcher: self,
                 idle,
+                origin: Origin::Accepted,
+                patience: Patience::default(),
             }
             .run(stream)
             .await;
@@ -168,13 +198,15 @@ impl Dispatcher {
         match timeout(tls::ACCEPT_TIMEOUT, TlsAcceptor::from(tls.server).accept(stream)).await {
             Ok(Ok(stream)) => {
                 // Only now: what has not finished its handshake is no connection anybody could send over.
-                let registered = self.0.connections.insert(peer);
+                let registered = self.0.connections.insert(trunk.id.clone(), admission);
                 let flow = flow(registered.id);
                 Connection {
                     flow,
                     registered,
                     dispatcher: self,
                     idle,
+                    origin: Origin::Accepted,
+                    patience: Patience::default(),
                 }
                 .run(stream)
                 .await;

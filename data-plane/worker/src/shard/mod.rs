@@ -9,10 +9,11 @@ mod listen;
 mod thread;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -40,8 +41,12 @@ pub struct Dispatcher(Rc<Shard>);
 struct Shard {
     index: usize,
     engine: RefCell<Engine>,
-    /// Relay commands the media thread had no room for; sent before any newer one.
-    relay_backlog: RefCell<std::collections::VecDeque<effects::RelayOrder>>,
+    /// Relay commands a media thread had no room for, by thread; sent before any newer one.
+    relay_backlog: RefCell<Vec<VecDeque<effects::RelayOrder>>>,
+    /// Woken when the backlog is no longer empty.
+    relay_waits: Notify,
+    /// Name look-ups under way.
+    resolves: Arc<AtomicUsize>,
     snapshot: RefCell<Arc<Snapshot>>,
     /// UDP sockets by the address they are bound to, with their trunk.
     sockets: RefCell<HashMap<SocketAddr, (TrunkId, Rc<SipSocket>)>>,
@@ -180,16 +185,13 @@ impl Dispatcher {
     fn socket_of(&self, trunk: &TrunkId, remote: SocketAddr) -> Option<Rc<SipSocket>> {
         let sockets = self.0.sockets.borrow();
         let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
-        // Retired sockets of the trunk may still be there: the configured port is the one to send from.
+        // Retired sockets of the trunk may still be there: the configured port is the one to send from. Of several
+        // addresses it is the lowest, which is the first listener, whose address the engine has put into the Via.
         let port = self.0.snapshot.borrow().trunk(trunk).map(|trunk| trunk.listen_port);
-        let of_trunk = || {
-            sockets
-                .iter()
-                .filter(|(local, (owner, _))| owner == trunk && fits(local))
-        };
-        let configured = of_trunk().find(|(local, _)| Some(local.port()) == port);
-        configured
-            .or_else(|| of_trunk().next())
+        sockets
+            .iter()
+            .filter(|(local, (owner, _))| owner == trunk && fits(local))
+            .min_by_key(|(local, _)| (Some(local.port()) != port, **local))
             .map(|(_, (_, socket))| Rc::clone(socket))
     }
 
@@ -203,3 +205,8 @@ impl Dispatcher {
 const fn is_stream(transport: Transport) -> bool {
     matches!(transport, Transport::Tcp | Transport::Tls)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

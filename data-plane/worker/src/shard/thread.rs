@@ -7,14 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::StdRng;
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
-use trunkline_engine::io::Now;
 use trunkline_engine::{Engine, EngineConfig, Gauges};
 use trunkline_shared::name::WorkerId;
 use trunkline_shared::snapshot::Snapshot;
@@ -30,8 +28,6 @@ use crate::relay::Relay;
 
 /// Inputs handled before other tasks of the thread get their turn.
 const BURST: usize = 64;
-/// How soon a relay command that found no room is tried again.
-const RELAY_RETRY: Duration = Duration::from_millis(5);
 
 /// What every shard gets.
 #[derive(Clone)]
@@ -154,40 +150,49 @@ fn run(index: usize, parts: SharedParts, thread: ShardThread, token_key: [u8; 32
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "shard has no runtime"),
     };
-    let config = EngineConfig::new(index as u16, parts.worker.clone(), token_key);
-    let rng: StdRng = rand::make_rng();
-    let dispatcher = Dispatcher(Rc::new(Shard {
-        index,
-        engine: RefCell::new(Engine::new(config, Box::new(rng))),
-        relay_backlog: RefCell::new(VecDeque::new()),
-        snapshot: RefCell::new(Arc::clone(&parts.snapshots.borrow())),
-        sockets: RefCell::new(HashMap::new()),
-        timer: Notify::new(),
-        armed: Cell::new(None),
-        shards: parts.shards,
-        connections: parts.connections,
-        env: parts.env,
-        tls: parts.tls,
-        relay: parts.relay,
-        reports: parts.reports,
-        gauges,
-    }));
-    let local = LocalSet::new();
     let stop = parts.stop.clone();
+    let (snapshots, listeners, draining) = (parts.snapshots.clone(), parts.listeners.clone(), parts.draining.clone());
+    let dispatcher = Dispatcher::new(index, parts, token_key, gauges);
+    let local = LocalSet::new();
     local.block_on(&runtime, async move {
-        spawn_local(
-            dispatcher
-                .clone()
-                .follow(parts.snapshots, parts.listeners, parts.draining),
-        );
+        spawn_local(dispatcher.clone().follow(snapshots, listeners, draining));
+        spawn_local(dispatcher.clone().run_relay_backlog());
         spawn_local(dispatcher.clone().run_timers());
         spawn_local(dispatcher.clone().run_listeners(thread.orders));
         spawn_local(dispatcher.clone().run_inbox(thread.inbox));
         stop.cancelled().await;
     });
+    drop(local);
+    // A name that is still being looked up is no reason to stay.
+    runtime.shutdown_background();
 }
 
 impl Dispatcher {
+    /// The shard `index`, without any task yet.
+    pub(super) fn new(index: usize, parts: SharedParts, token_key: [u8; 32], gauges: Arc<ShardGauges>) -> Dispatcher {
+        let config = EngineConfig::new(index as u16, parts.worker, token_key);
+        let rng: StdRng = rand::make_rng();
+        let snapshot = Arc::clone(&parts.snapshots.borrow());
+        Dispatcher(Rc::new(Shard {
+            index,
+            engine: RefCell::new(Engine::new(config, Box::new(rng))),
+            relay_backlog: RefCell::new((0..parts.relay.threads()).map(|_| VecDeque::new()).collect()),
+            relay_waits: Notify::new(),
+            resolves: Arc::default(),
+            snapshot: RefCell::new(snapshot),
+            sockets: RefCell::new(HashMap::new()),
+            timer: Notify::new(),
+            armed: Cell::new(None),
+            shards: parts.shards,
+            connections: parts.connections,
+            env: parts.env,
+            tls: parts.tls,
+            relay: parts.relay,
+            reports: parts.reports,
+            gauges,
+        }))
+    }
+
     /// Puts configuration, listeners and drain in force as they change.
     async fn follow(
         self,
@@ -200,16 +205,11 @@ impl Dispatcher {
             let report = listeners.borrow_and_update().clone();
             let drain = *draining.borrow_and_update() || snapshot.settings().drain;
             *self.0.snapshot.borrow_mut() = Arc::clone(&snapshot);
-            {
-                let now = Now {
-                    mono: Instant::now(),
-                    wall: SystemTime::now(),
-                };
-                let mut engine = self.0.engine.borrow_mut();
+            self.drive(|engine, now, _| {
                 engine.set_snapshot(now, snapshot);
                 engine.set_listeners(report.listeners);
                 engine.drain(drain);
-            }
+            });
             let changed = tokio::select! {
                 changed = snapshots.changed() => changed,
                 changed = listeners.changed() => changed,
@@ -225,14 +225,10 @@ impl Dispatcher {
     async fn run_inbox(self, mut inbox: mpsc::Receiver<Input>) {
         let mut batch = Vec::with_capacity(BURST);
         loop {
-            let waiting_relay = !self.0.relay_backlog.borrow().is_empty();
-            let patience = if waiting_relay { RELAY_RETRY } else { Duration::MAX };
-            match tokio::time::timeout(patience, inbox.recv_many(&mut batch, BURST)).await {
-                Ok(0) => return,
-                Ok(_) => batch.drain(..).for_each(|input| self.input(input)),
-                Err(_) => {}
+            if inbox.recv_many(&mut batch, BURST).await == 0 {
+                return;
             }
-            self.flush_relay();
+            batch.drain(..).for_each(|input| self.input(input));
         }
     }
 }
