@@ -200,8 +200,8 @@ mod tests {
             "--b\r\n".to_owned(),
             format!("--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}"),
             format!("--b\r\nContent-Type: multipart/mixed;boundary=c\r\n\r\n{SDP}\r\n--b--"),
-            format!("--b\r\nContent-Type: application/sdp\r\nContent-Transfer-Encoding: base64\r\n\r\nxx\r\n--b--"),
-            format!("--b\r\nContent-Type: application/sdp\r\nContent-Encoding: gzip\r\n\r\nxx\r\n--b--"),
+            "--b\r\nContent-Type: application/sdp\r\nContent-Transfer-Encoding: base64\r\n\r\nxx\r\n--b--".to_owned(),
+            "--b\r\nContent-Type: application/sdp\r\nContent-Encoding: gzip\r\n\r\nxx\r\n--b--".to_owned(),
             format!("--b\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n").repeat(2) + "--b--",
             "--b\r\nContent-Type: text/plain\r\n\r\nx\r\n".repeat(MAX_PARTS + 1) + "--b--",
         ] {
