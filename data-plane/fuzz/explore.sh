@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Explores every fuzz target, or those named after the seconds, for so many seconds each. Needs the nightly toolchain and
 # cargo-fuzz. What is found grows under target/fuzz; an input that fails is printed with the file that holds it: give it
-# a name that says what it shows and keep it in corpus/<target>/.
+# a name that says what it shows, found-..., and keep it in corpus/<target>/. What is worth keeping of the rest, as explored-...:
+#   <binary> -set_cover_merge=1 -use_counters=0 -max_len=2048 COPY_OF_THE_CORPUS target/fuzz/corpus/<target>
 #   explore.sh SECONDS [TARGET...]
 # SANITIZER=address (default: none; the crates hold no unsafe code, and without it four times as much is explored).
 set -euo pipefail

@@ -2,7 +2,9 @@
 //!
 //! Each target is a module with one function `run`. `tests/corpus.rs` replays the committed inputs of `corpus/` through
 //! them in every test run; the binaries behind the feature `libfuzzer` let libFuzzer look for new ones (`explore.sh`).
-//! An input that once failed stays in its corpus under a name that says what it showed.
+//!
+//! A corpus holds seeds with a name (messages of RFC 4475, the cases of the SDP tests, packets), `found-…`: inputs that once
+//! failed and say what they showed, and `explored-…`: the fewest inputs that reach every branch exploring has reached.
 
 pub mod digest;
 pub mod negotiation;
