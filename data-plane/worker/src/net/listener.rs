@@ -132,6 +132,9 @@ pub struct Reconciler {
     bound: BTreeMap<Key, Bound>,
     retired: Vec<Retired>,
     states: BTreeMap<Key, ListenerState>,
+    /// Orders to open what was just bound, by shard. They are given once the engines can know of the listener; until then
+    /// what arrives waits in the kernel.
+    opening: Vec<(usize, ListenerOrder)>,
     next_id: u64,
     report: watch::Sender<ListenerReport>,
 }
@@ -153,6 +156,7 @@ impl Reconciler {
             bound: BTreeMap::new(),
             retired: Vec::new(),
             states: BTreeMap::new(),
+            opening: Vec::new(),
             next_id: 1,
             report,
         };
@@ -195,6 +199,10 @@ impl Reconciler {
         self.states.retain(|key, _| wanted.contains_key(key));
         self.end_retired().await;
         self.publish(&wanted);
+        for (shard, order) in std::mem::take(&mut self.opening) {
+            // One that has stopped needs no telling.
+            let _ = self.shards[shard].send(order).await;
+        }
     }
 
     fn wanted(&self, snapshot: &Snapshot) -> BTreeMap<Key, Arc<Trunk>> {
@@ -241,7 +249,7 @@ impl Reconciler {
             if bound.dscp != trunk.sip_dscp {
                 bound.dscp = trunk.sip_dscp;
                 let id = bound.id;
-                self.order(|| Ok(ListenerOrder::Mark(id, trunk.sip_dscp))).await;
+                self.order(|| ListenerOrder::Mark(id, trunk.sip_dscp)).await;
             }
             return Ok(());
         }
@@ -262,18 +270,17 @@ impl Reconciler {
             .iter()
             .map(|_| bind(key, trunk.sip_dscp, Sharing::WithShards))
             .collect();
-        let mut sockets = sockets?.into_iter();
         let id = ListenerId(self.next_id);
         self.next_id += 1;
-        self.order(|| {
-            let socket = sockets.next().ok_or(io::ErrorKind::NotFound)?;
-            Ok(ListenerOrder::Open {
+        let orders = sockets?.into_iter().enumerate().map(|(shard, socket)| {
+            let order = ListenerOrder::Open {
                 id,
                 trunk: key.trunk.clone(),
                 socket,
-            })
-        })
-        .await;
+            };
+            (shard, order)
+        });
+        self.opening.extend(orders);
         tracing::info!(trunk = %key.trunk, address = %key.address, transport = ?key.transport, "listening");
         self.bound.insert(
             key.clone(),
@@ -342,7 +349,7 @@ impl Reconciler {
     /// Has every shard close a listener, and waits until the address is free.
     async fn close(&self, id: ListenerId) {
         let (closing, mut closed) = mpsc::channel(1);
-        self.order(|| Ok(ListenerOrder::Close(id, closing.clone()))).await;
+        self.order(|| ListenerOrder::Close(id, closing.clone())).await;
         drop(closing);
         if tokio::time::timeout(CLOSE_PATIENCE, closed.recv()).await.is_err() {
             tracing::warn!("a shard is slow to close a listener");
@@ -350,11 +357,9 @@ impl Reconciler {
     }
 
     /// Tells every shard; one that has stopped needs no telling.
-    async fn order(&self, mut make: impl FnMut() -> io::Result<ListenerOrder>) {
+    async fn order(&self, make: impl Fn() -> ListenerOrder) {
         for shard in &self.shards {
-            if let Ok(order) = make() {
-                let _ = shard.send(order).await;
-            }
+            let _ = shard.send(make()).await;
         }
     }
 }

@@ -39,11 +39,15 @@ impl Dispatcher {
         let mut open: HashMap<ListenerId, OpenListener> = HashMap::new();
         while let Some(order) = orders.recv().await {
             match order {
-                ListenerOrder::Open { id, trunk, socket } => match self.open(trunk, socket) {
-                    Ok(listener) => drop(open.insert(id, listener)),
-                    // The socket is bound; what is left to fail is the runtime's registration of it.
-                    Err(error) => tracing::error!(%error, "listener could not be opened on this shard"),
-                },
+                ListenerOrder::Open { id, trunk, socket } => {
+                    // The order may be here before the news of what it is for.
+                    self.catch_up();
+                    match self.open(trunk, socket) {
+                        Ok(listener) => drop(open.insert(id, listener)),
+                        // The socket is bound; what is left to fail is the runtime's registration of it.
+                        Err(error) => tracing::error!(%error, "listener could not be opened on this shard"),
+                    }
+                }
                 ListenerOrder::Mark(id, dscp) => {
                     if let Some((_, socket)) = open.get(&id).and_then(|listener| listener.udp.as_ref())
                         && let Err(error) = socket.set_dscp(dscp)

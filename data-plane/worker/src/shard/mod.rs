@@ -48,6 +48,8 @@ struct Shard {
     /// Name look-ups under way.
     resolves: Arc<AtomicUsize>,
     snapshot: RefCell<Arc<Snapshot>>,
+    /// What the engine is to know of the world around it.
+    world: thread::Watches,
     /// UDP sockets by the address they are bound to, with their trunk.
     sockets: RefCell<HashMap<SocketAddr, (TrunkId, Rc<SipSocket>)>>,
     /// Woken when the engine's next deadline came nearer than the one slept for.

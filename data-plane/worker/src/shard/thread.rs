@@ -56,6 +56,14 @@ pub struct SharedParts {
     pub stop: CancellationToken,
 }
 
+/// What a shard follows.
+#[derive(Clone)]
+pub(super) struct Watches {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    listeners: watch::Receiver<ListenerReport>,
+    draining: watch::Receiver<bool>,
+}
+
 /// What one shard gets besides.
 pub struct ShardThread {
     /// Its inputs.
@@ -151,11 +159,10 @@ fn run(index: usize, parts: SharedParts, thread: ShardThread, token_key: [u8; 32
         Err(error) => return tracing::error!(%error, "shard has no runtime"),
     };
     let stop = parts.stop.clone();
-    let (snapshots, listeners, draining) = (parts.snapshots.clone(), parts.listeners.clone(), parts.draining.clone());
     let dispatcher = Dispatcher::new(index, parts, token_key, gauges);
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
-        spawn_local(dispatcher.clone().follow(snapshots, listeners, draining));
+        spawn_local(dispatcher.clone().follow());
         spawn_local(dispatcher.clone().run_relay_backlog());
         spawn_local(dispatcher.clone().run_timers());
         spawn_local(dispatcher.clone().run_listeners(thread.orders));
@@ -180,6 +187,11 @@ impl Dispatcher {
             relay_waits: Notify::new(),
             resolves: Arc::default(),
             snapshot: RefCell::new(snapshot),
+            world: Watches {
+                snapshots: parts.snapshots,
+                listeners: parts.listeners,
+                draining: parts.draining,
+            },
             sockets: RefCell::new(HashMap::new()),
             timer: Notify::new(),
             armed: Cell::new(None),
@@ -194,31 +206,37 @@ impl Dispatcher {
     }
 
     /// Puts configuration, listeners and drain in force as they change.
-    async fn follow(
-        self,
-        mut snapshots: watch::Receiver<Arc<Snapshot>>,
-        mut listeners: watch::Receiver<ListenerReport>,
-        mut draining: watch::Receiver<bool>,
-    ) {
+    async fn follow(self) {
+        let mut world = self.0.world.clone();
         loop {
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let report = listeners.borrow_and_update().clone();
-            let drain = *draining.borrow_and_update() || snapshot.settings().drain;
-            *self.0.snapshot.borrow_mut() = Arc::clone(&snapshot);
-            self.drive(|engine, now, _| {
-                engine.set_snapshot(now, snapshot);
-                engine.set_listeners(report.listeners);
-                engine.drain(drain);
-            });
+            // Seen before they are read: what changes in between is a change again.
+            world.snapshots.mark_unchanged();
+            world.listeners.mark_unchanged();
+            world.draining.mark_unchanged();
+            self.catch_up();
             let changed = tokio::select! {
-                changed = snapshots.changed() => changed,
-                changed = listeners.changed() => changed,
-                changed = draining.changed() => changed,
+                changed = world.snapshots.changed() => changed,
+                changed = world.listeners.changed() => changed,
+                changed = world.draining.changed() => changed,
             };
             if changed.is_err() {
                 return;
             }
         }
+    }
+
+    /// Puts configuration, listeners and drain in force as they are now.
+    pub(super) fn catch_up(&self) {
+        let world = &self.0.world;
+        let snapshot = Arc::clone(&world.snapshots.borrow());
+        let listeners = Arc::clone(&world.listeners.borrow().listeners);
+        let drain = *world.draining.borrow() || snapshot.settings().drain;
+        *self.0.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        self.drive(|engine, now, _| {
+            engine.set_snapshot(now, snapshot);
+            engine.set_listeners(listeners);
+            engine.drain(drain);
+        });
     }
 
     /// Handles what comes from other threads.
