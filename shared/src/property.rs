@@ -255,25 +255,19 @@ pub struct KnownProperty {
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    Bool,
     /// In thousandths.
     Number(i64, i64),
-    Whole(i64, i64),
     Choice(&'static [&'static str]),
 }
 
 impl KnownProperty {
     fn check(&self, value: &PropertyValue) -> Result<(), PropertyError> {
         let fits = match (self.kind, value) {
-            (Kind::Bool, PropertyValue::Bool(_)) => true,
             (Kind::Number(low, high), PropertyValue::Number(number)) => {
                 number.thousandths().is_some_and(|n| (low..=high).contains(&n))
             }
-            (Kind::Whole(low, high), PropertyValue::Number(number)) => number
-                .thousandths()
-                .is_some_and(|n| n % 1000 == 0 && (low..=high).contains(&(n / 1000))),
             (Kind::Choice(choices), PropertyValue::Text(text)) => choices.iter().any(|c| c.eq_ignore_ascii_case(text)),
-            (Kind::Bool | Kind::Number(..) | Kind::Whole(..) | Kind::Choice(_), _) => false,
+            (Kind::Number(..) | Kind::Choice(_), _) => false,
         };
         if fits {
             Ok(())
@@ -288,20 +282,6 @@ impl KnownProperty {
 
 /// Every property workers understand: the table of docs/SETTINGS.md.
 pub const KNOWN: &[KnownProperty] = &[
-    KnownProperty {
-        name: "sip.t1",
-        wanted: "a number of milliseconds, 50-5000",
-        effect: "Timer T1 (RFC 3261 §17.1.1.1)",
-        default: "500",
-        kind: Kind::Whole(50, 5000),
-    },
-    KnownProperty {
-        name: "sip.t2",
-        wanted: "a number of milliseconds, 500-64000",
-        effect: "Timer T2 (RFC 3261 §17.1.2.1)",
-        default: "4000",
-        kind: Kind::Whole(500, 64_000),
-    },
     KnownProperty {
         name: "rtp.idle_two_way",
         wanted: "a number of seconds, 0.1-86400",
@@ -329,13 +309,6 @@ pub const KNOWN: &[KnownProperty] = &[
         effect: "answer a denied request with 403, or not at all",
         default: "reject",
         kind: Kind::Choice(&["reject", "drop"]),
-    },
-    KnownProperty {
-        name: "sips.transport_param",
-        wanted: "True or False",
-        effect: "put `;transport=tls` on sip: URIs of a TLS trunk, so that phones come back over TLS (RFC 5630 §5.3 would not)",
-        default: "True",
-        kind: Kind::Bool,
     },
     KnownProperty {
         name: "digest.algorithms",
@@ -400,20 +373,6 @@ impl CustomProperties {
             .filter(|name| KNOWN.iter().all(|known| known.name != *name))
     }
 
-    /// Timer T1 of the trunk's transactions. Default 500 ms.
-    pub fn sip_t1(&self) -> Duration {
-        self.thousandths("sip.t1")
-            .map_or(Duration::from_millis(500), |n| Duration::from_millis(n / 1000))
-    }
-
-    /// Timer T2. Default 4 s; never below T1.
-    pub fn sip_t2(&self) -> Duration {
-        let t2 = self
-            .thousandths("sip.t2")
-            .map_or(Duration::from_secs(4), |n| Duration::from_millis(n / 1000));
-        t2.max(self.sip_t1())
-    }
-
     /// Idle time of a two-way stream. Default 5 min.
     pub fn rtp_idle_two_way(&self) -> Duration {
         self.thousandths("rtp.idle_two_way")
@@ -440,11 +399,6 @@ impl CustomProperties {
             Some(PropertyValue::Text(text)) if text.eq_ignore_ascii_case("drop") => DenyAction::Drop,
             _ => DenyAction::Reject,
         }
-    }
-
-    /// Whether sip: URIs of a TLS trunk carry `;transport=tls`. Default true.
-    pub fn sips_transport_param(&self) -> bool {
-        !matches!(self.value("sips.transport_param"), Some(PropertyValue::Bool(false)))
     }
 
     /// Algorithms of challenges, preferred first. Default SHA-256, then MD5.

@@ -21,16 +21,12 @@ fn properties(list: &[(&str, PropertyValue)]) -> CustomProperties {
 fn defaults_stand_when_nothing_is_set() {
     let none = CustomProperties::default();
     assert_eq!(
-        (none.sip_t1(), none.sip_t2()),
-        (Duration::from_millis(500), Duration::from_secs(4))
-    );
-    assert_eq!(
         (none.rtp_idle_two_way().as_secs(), none.rtp_idle_one_way().as_secs()),
         (300, 43_200)
     );
     assert_eq!(
-        (none.retry_match(), none.acl_deny_action(), none.sips_transport_param()),
-        (RetryMatch::Any, DenyAction::Reject, true)
+        (none.retry_match(), none.acl_deny_action()),
+        (RetryMatch::Any, DenyAction::Reject)
     );
     assert_eq!(
         none.digest_algorithms(),
@@ -41,28 +37,20 @@ fn defaults_stand_when_nothing_is_set() {
 #[test]
 fn set_values_are_read() {
     let set = properties(&[
-        ("sip.t1", number("5000")),
-        ("sip.t2", number("500")),
         ("rtp.idle_two_way", number("1.5")),
         ("rtp.idle_one_way", number("60")),
         ("retry.match", text("all")),
         ("acl.deny_action", text("drop")),
-        ("sips.transport_param", PropertyValue::Bool(false)),
         ("digest.algorithms", text("md5")),
         ("site.floor", number("3")),
     ]);
-    // T2 below T1 would make retransmissions faster with time.
-    assert_eq!(
-        (set.sip_t1(), set.sip_t2()),
-        (Duration::from_secs(5), Duration::from_secs(5))
-    );
     assert_eq!(
         (set.rtp_idle_two_way(), set.rtp_idle_one_way()),
         (Duration::from_millis(1500), Duration::from_secs(60))
     );
     assert_eq!(
-        (set.retry_match(), set.acl_deny_action(), set.sips_transport_param()),
-        (RetryMatch::All, DenyAction::Drop, false)
+        (set.retry_match(), set.acl_deny_action()),
+        (RetryMatch::All, DenyAction::Drop)
     );
     assert_eq!(set.digest_algorithms(), [DigestAlgorithm::Md5]);
     assert_eq!(set.unrecognised().collect::<Vec<_>>(), ["site.floor"]);
@@ -71,16 +59,12 @@ fn set_values_are_read() {
 #[test]
 fn known_properties_have_a_type_and_a_range() {
     for (name, value) in [
-        ("sip.t1", number("49")),
-        ("sip.t1", number("500.5")),
-        ("sip.t1", text("500")),
-        ("sip.t2", number("64001")),
+        ("rtp.idle_two_way", text("300")),
         ("rtp.idle_two_way", number("0.0999")),
         ("rtp.idle_two_way", number("-300")),
         ("rtp.idle_one_way", number("604800.001")),
         ("retry.match", text("SOME")),
         ("acl.deny_action", PropertyValue::Bool(true)),
-        ("sips.transport_param", text("yes")),
         ("digest.algorithms", text("MD5,SHA-256")),
     ] {
         assert!(

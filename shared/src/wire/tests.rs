@@ -112,7 +112,10 @@ fn rich() -> v1::Trunk {
             port: Some(5514),
         }),
         custom_properties: vec![
-            property("sip.t1", v1::custom_property::Value::NumberValue("250".into())),
+            property(
+                "rtp.idle_two_way",
+                v1::custom_property::Value::NumberValue("250".into()),
+            ),
             property("site.name", v1::custom_property::Value::TextValue("HQ".into())),
             property("site.open", v1::custom_property::Value::BoolValue(true)),
             property(
@@ -452,7 +455,9 @@ fn each_bad_value_is_named_by_its_field() {
         ("custom_properties[0].name", |t| {
             property(t, "acl.allow", Some(text("v")))
         }),
-        ("custom_properties[0].name", |t| property(t, "sip.t1", Some(text("v")))),
+        ("custom_properties[0].name", |t| {
+            property(t, "retry.match", Some(text("v")))
+        }),
         ("custom_properties[0].value", |t| property(t, "x", None)),
         ("custom_properties[0].number_value", |t| {
             property(t, "x", Some(v1::custom_property::Value::NumberValue("1e3".into())));
