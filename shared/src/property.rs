@@ -280,7 +280,7 @@ impl KnownProperty {
     }
 }
 
-/// Every property workers understand: the table of docs/SETTINGS.md.
+/// Every property workers understand and act on; docs/OPERATIONS.md lists them.
 pub const KNOWN: &[KnownProperty] = &[
     KnownProperty {
         name: "rtp.idle_two_way",
