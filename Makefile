@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 export TRUNKLINE_STATE ?= $(CURDIR)/var
 
-.PHONY: help run check up test lint fmt build release setup system compose compose-test fuzz clean
+.PHONY: help run check up test lint fmt build release setup system compose compose-test bpf fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ lint: ## formatting and clippy, as CI sees them
 
 fmt: ## format the code
 	$(CARGO) fmt --all
+
+bpf: ## build the BPF object of the media plane from its source (clang 16)
+	data-plane/worker/bpf/build.sh
 
 fuzz: ## explore with cargo-fuzz for FUZZ_SECONDS (60) a target
 	data-plane/fuzz/explore.sh $${FUZZ_SECONDS:-60}

@@ -2,7 +2,9 @@
 # Installs what the tests need on Debian 12: SIP clients, a packet analyser, a gRPC client of another make, the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-packages=(sip-tester baresip-core tshark procps git python3)
+packages=(sip-tester baresip-core tshark procps git python3 iproute2)
+# What the committed BPF object is compared with.
+packages+=(clang-16 llvm-16 libbpf-dev)
 # Debian keeps what venv needs apart from the interpreter.
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 missing=()

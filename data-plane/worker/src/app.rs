@@ -86,7 +86,8 @@ pub async fn run(options: Options, traces: CallTraces) -> anyhow::Result<()> {
     // Threads: media, then the shards that command it, then the listeners that feed them.
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let (shards, inboxes) = Shards::new(options.shards.unwrap_or(cores));
-    let media = RelayThreads::start(options.media_threads.unwrap_or(cores), &ports, &shards).context("start media")?;
+    let media_threads = options.media_threads.unwrap_or(cores);
+    let media = RelayThreads::start(options.media_tier, media_threads, &ports, &shards).context("start media")?;
     let tls = Arc::new(TlsTable::default());
     let (orders, order_queues): (Vec<_>, Vec<_>) = inboxes.iter().map(|_| mpsc::channel(ORDERS)).unzip();
     let (reconciler, listeners) = Reconciler::new(addresses, orders, Arc::clone(&tls), Arc::clone(&budgets));
@@ -131,6 +132,7 @@ pub async fn run(options: Options, traces: CallTraces) -> anyhow::Result<()> {
     let sources = Sources {
         boot,
         listeners: listeners.clone(),
+        media_tier: media.relay().tier(),
         shards,
         active_calls: Arc::new(move || active.calls()),
         metrics: Arc::clone(&metrics),

@@ -65,6 +65,11 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabel {
+    tier: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RejectLabels {
     reason: &'static str,
     trunk: String,
@@ -351,6 +356,18 @@ impl MetricsSet {
                 let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
                 metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
             }
+            let tier = TierLabel {
+                tier: relay.tier().name(),
+            };
+            encoder
+                .encode_descriptor(
+                    "media_tier",
+                    "1 for the tier of the media plane in use",
+                    None,
+                    MetricType::Gauge,
+                )?
+                .encode_family(&tier)?
+                .encode_gauge(&1_i64)?;
             encoder
                 .encode_descriptor("relay_sessions", "Relay sessions alive", None, MetricType::Gauge)?
                 .encode_gauge(&(counters.sessions() as i64))?;

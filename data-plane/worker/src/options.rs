@@ -10,6 +10,7 @@ use clap::Parser;
 use trunkline_shared::runtime::telemetry::{self, LogFormat};
 
 use crate::net::address::{Address, AddressBook};
+use crate::relay::TierChoice;
 
 /// The data plane of Trunkline: registers phones, proxies their calls and relays their media.
 #[derive(Debug, Parser)]
@@ -55,6 +56,11 @@ pub struct Options {
     /// Media threads; the number of cores when unset.
     #[arg(long, env = "TRUNKLINE_MEDIA_THREADS")]
     pub media_threads: Option<NonZeroUsize>,
+
+    /// How media packets are received and sent: `epoll`, `fan-in` (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW), or `auto` for the
+    /// fastest that the process has the rights for.
+    #[arg(long, env = "TRUNKLINE_MEDIA_TIER", default_value = "auto")]
+    pub media_tier: TierChoice,
 
     /// Where /metrics, /livez and /readyz are served.
     #[arg(long, env = "TRUNKLINE_METRICS_LISTEN", default_value = "127.0.0.1:9465")]

@@ -1,30 +1,78 @@
 //! The media threads over real sockets: what is sent to a leased port comes out at the other leg.
+//!
+//! One list of tests, run for each tier: `on_every_tier!` below. The fan-in tier needs rights; without being root its tests
+//! say so and end.
 
 #![expect(clippy::disallowed_methods, reason = "real sockets keep real time")]
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use smallvec::smallvec;
 use tokio::sync::mpsc;
 use trunkline_engine::io::{RelayCommand, RelayEvent, SessionId};
 use trunkline_media::negotiate::{AddressFamily, PortLease};
+use trunkline_media::packet::PacketBuf;
 use trunkline_media::relay::{
     Direction, IdleTimers, LegConfig, LegId, LegStats, PayloadMap, PerLeg, RemoteMedia, SessionConfig, SourcePolicy,
-    StreamConfig, StreamLeg,
+    SrtpParams, StreamConfig, StreamLeg,
 };
+use trunkline_media::srtp::{Protect, SrtpKey, Unprotect};
+use trunkline_media::suite::SrtpSuite;
 use trunkline_worker::net::address::AddressBook;
 use trunkline_worker::relay::pool::PortPool;
-use trunkline_worker::relay::{Relay, RelayThreads};
+use trunkline_worker::relay::{Relay, RelayThreads, Tier, TierChoice};
 use trunkline_worker::shard::input::{Input, Shards};
 
-const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PATIENCE: Duration = Duration::from_secs(5);
 
+macro_rules! on_every_tier {
+    ($($test:ident),* $(,)?) => {
+        mod epoll {
+            $(#[test] fn $test() { super::$test(super::Tier::Epoll); })*
+        }
+        mod fan_in {
+            $(#[test] fn $test() {
+                if rustix::process::geteuid().is_root() {
+                    super::$test(super::Tier::FanIn);
+                } else {
+                    eprintln!("the fan-in tier is not tested: it needs rights that this user does not have");
+                }
+            })*
+        }
+    };
+}
+
+on_every_tier!(
+    packets_pass_both_ways_and_are_counted,
+    packets_pass_between_the_address_families,
+    packets_are_decrypted_and_encrypted,
+    packets_that_waited_before_the_session_began_are_not_lost,
+    a_burst_larger_than_a_turn_arrives_whole_and_others_get_theirs,
+    many_calls_get_exactly_their_own,
+    a_closed_session_frees_its_ports,
+    relayed_packets_carry_the_mark_of_the_leg,
+    a_silent_leg_is_told_once,
+    a_stream_is_live_at_once_after_its_socket_buffer_filled,
+    a_flooded_port_takes_nothing_from_the_others,
+    packets_larger_than_the_mtu_are_fragmented,
+    ports_that_are_not_leased_are_left_alone,
+);
+
+/// An address for the tests of each tier, which may run at the same time.
+fn host(tier: Tier) -> IpAddr {
+    match tier {
+        Tier::Epoll => Ipv4Addr::LOCALHOST.into(),
+        Tier::FanIn => Ipv4Addr::new(127, 0, 0, 2).into(),
+    }
+}
+
 struct World {
+    host: IpAddr,
     pool: Arc<PortPool>,
     threads: Option<RelayThreads>,
     relay: Relay,
@@ -32,11 +80,17 @@ struct World {
 }
 
 impl World {
-    fn start(first_port: u16) -> World {
+    fn start(tier: Tier, first_port: u16) -> World {
+        World::with_threads(tier, first_port, NonZeroUsize::MIN)
+    }
+
+    fn with_threads(tier: Tier, first_port: u16, count: NonZeroUsize) -> World {
         let pool = Arc::new(PortPool::new(first_port..=first_port + 99, AddressBook::default()));
         let (shards, mut inboxes) = Shards::new(NonZeroUsize::MIN);
-        let threads = RelayThreads::start(NonZeroUsize::MIN, &pool, &shards).expect("threads");
+        let threads = RelayThreads::start(TierChoice::Only(tier), count, &pool, &shards).expect("threads");
+        assert_eq!(threads.relay().tier(), tier);
         World {
+            host: host(tier),
             pool,
             relay: threads.relay(),
             threads: Some(threads),
@@ -44,18 +98,28 @@ impl World {
         }
     }
 
-    fn call(&self, serial: u64, dscp: Option<u8>, idle: Option<IdleTimers>) -> Call {
-        let lease = || self.pool.lease(Instant::now(), HOST, AddressFamily::V4).expect("ports");
-        let call = Call {
+    /// A call whose session has not begun.
+    fn lease(&self, serial: u64) -> Call {
+        let lease = || self.pool.lease(Instant::now(), self.host, AddressFamily::V4);
+        Call {
             id: SessionId::new(0, serial),
-            phones: PerLeg::new(phone(), phone()),
-            leases: PerLeg::new(lease(), lease()),
-            dscp,
-            idle,
-        };
+            phones: PerLeg::new(phone(self.host), phone(self.host)),
+            leases: PerLeg::new(lease().expect("ports"), lease().expect("ports")),
+            dscp: None,
+            idle: None,
+            srtp: PerLeg::default(),
+        }
+    }
+
+    fn begin(&self, call: &Call) {
         self.relay
             .command(call.id, RelayCommand::Apply(Box::new(call.config())))
             .expect("room");
+    }
+
+    fn call(&self, serial: u64) -> Call {
+        let call = self.lease(serial);
+        self.begin(&call);
         call
     }
 
@@ -80,6 +144,7 @@ struct Call {
     leases: PerLeg<PortLease>,
     dscp: Option<u8>,
     idle: Option<IdleTimers>,
+    srtp: PerLeg<Option<SrtpParams>>,
 }
 
 impl Call {
@@ -93,7 +158,7 @@ impl Call {
             direction: Direction::SendRecv,
             source: SourcePolicy::Signalled,
             round: 1,
-            srtp: None,
+            srtp: self.srtp[leg].clone(),
             payloads: PayloadMap::transparent(),
             tones: false,
         };
@@ -155,8 +220,8 @@ impl Call {
     }
 }
 
-fn phone() -> UdpSocket {
-    let socket = UdpSocket::bind((HOST, 0)).expect("a port");
+fn phone(host: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((host, 0)).expect("a port");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     socket
 }
@@ -170,10 +235,9 @@ fn rtp(from: LegId, sequence: u16) -> Vec<u8> {
     packet
 }
 
-#[test]
-fn packets_pass_both_ways_and_are_counted() {
-    let mut world = World::start(43_000);
-    let call = world.call(1, None, None);
+fn packets_pass_both_ways_and_are_counted(tier: Tier) {
+    let mut world = World::start(tier, 43_000);
+    let call = world.call(1);
     for sequence in 1..=20 {
         call.send(LegId::A, sequence);
         assert_eq!(call.receive(LegId::B).expect("relayed"), sequence);
@@ -193,38 +257,85 @@ fn packets_pass_both_ways_and_are_counted() {
     }
 }
 
-#[test]
-fn packets_that_waited_before_the_session_began_are_not_lost() {
-    let world = World::start(43_100);
-    let lease = world
-        .pool
-        .lease(Instant::now(), HOST, AddressFamily::V4)
-        .expect("ports");
-    let early = Call {
-        id: SessionId::new(0, 2),
-        phones: PerLeg::new(phone(), phone()),
-        leases: PerLeg::new(
-            lease,
-            world
-                .pool
-                .lease(Instant::now(), HOST, AddressFamily::V4)
-                .expect("ports"),
-        ),
-        dscp: None,
-        idle: None,
-    };
+fn packets_pass_between_the_address_families(tier: Tier) {
+    let mut world = World::start(tier, 43_800);
+    let mut call = world.lease(11);
+    let host: IpAddr = Ipv6Addr::LOCALHOST.into();
+    let lease = world.pool.lease(Instant::now(), host, AddressFamily::V6);
+    call.leases[LegId::B] = lease.expect("ports");
+    call.phones[LegId::B] = phone(host);
+    world.begin(&call);
+    for sequence in 1..=20 {
+        call.send(LegId::A, sequence);
+        assert_eq!(call.receive(LegId::B).expect("relayed"), sequence);
+        call.send(LegId::B, sequence);
+        assert_eq!(call.receive(LegId::A).expect("relayed"), sequence);
+    }
+    let stats = world.close(&call);
+    assert_eq!(stats[LegId::B].rtp_received.packets, 20);
+}
+
+/// A is SRTP, B is not; more packets than a burst holds.
+fn packets_are_decrypted_and_encrypted(tier: Tier) {
+    const PACKETS: u16 = 150;
+    let world = World::start(tier, 43_900);
+    let suite = SrtpSuite::AesCm128HmacSha1_80;
+    let key = |octet: u8| SrtpKey::new(suite, &vec![octet; suite.key_salt_len()]).expect("a key");
+    let mut call = world.lease(12);
+    call.srtp[LegId::A] = Some(SrtpParams {
+        rx: Some(key(1)),
+        tx: key(2),
+    });
+    world.begin(&call);
+    let (mut protect, mut unprotect) = (Protect::new(&key(1)), Unprotect::new(&key(2)));
+    for sequence in 0..PACKETS {
+        let mut packet = rtp(LegId::A, sequence);
+        packet.resize(300, 0);
+        let mut packet = PacketBuf::new(&mut packet, 172);
+        protect.protect_rtp(&mut packet).expect("protected");
+        let sent = call.phones[LegId::A].send_to(packet.as_slice(), call.leases[LegId::A].rtp);
+        sent.expect("sent");
+        call.send(LegId::B, sequence);
+    }
+    for sequence in 0..PACKETS {
+        assert_eq!(call.receive(LegId::B).expect("decrypted"), sequence);
+        let mut packet = [0; 300];
+        let length = call.phones[LegId::A].recv(&mut packet).expect("relayed");
+        let mut packet = PacketBuf::new(&mut packet, length);
+        unprotect.unprotect_rtp(&mut packet).expect("encrypted");
+        assert_eq!(packet.as_slice(), rtp(LegId::B, sequence));
+    }
+}
+
+fn many_calls_get_exactly_their_own(tier: Tier) {
+    let world = World::with_threads(tier, 44_000, NonZeroUsize::new(2).expect("two"));
+    let calls: Vec<Call> = (0..20).map(|serial| world.call(100 + serial)).collect();
+    for sequence in 0..30 {
+        for call in &calls {
+            call.send(LegId::A, sequence + call.id.0 as u16 * 100);
+            call.send(LegId::B, sequence + call.id.0 as u16 * 100);
+        }
+    }
+    for sequence in 0..30 {
+        for call in &calls {
+            for leg in LegId::BOTH {
+                assert_eq!(call.receive(leg).expect("relayed"), sequence + call.id.0 as u16 * 100);
+            }
+        }
+    }
+}
+
+fn packets_that_waited_before_the_session_began_are_not_lost(tier: Tier) {
+    let world = World::start(tier, 43_100);
+    let early = world.lease(2);
     early.send(LegId::A, 9);
-    world
-        .relay
-        .command(early.id, RelayCommand::Apply(Box::new(early.config())))
-        .expect("room");
+    world.begin(&early);
     assert_eq!(early.receive(LegId::B).expect("relayed"), 9);
 }
 
-#[test]
-fn a_burst_larger_than_a_turn_arrives_whole_and_others_get_theirs() {
-    let world = World::start(43_200);
-    let (busy, quiet) = (world.call(3, None, None), world.call(4, None, None));
+fn a_burst_larger_than_a_turn_arrives_whole_and_others_get_theirs(tier: Tier) {
+    let world = World::start(tier, 43_200);
+    let (busy, quiet) = (world.call(3), world.call(4));
     for sequence in 0..200 {
         busy.send(LegId::A, sequence);
     }
@@ -235,25 +346,28 @@ fn a_burst_larger_than_a_turn_arrives_whole_and_others_get_theirs() {
     }
 }
 
-#[test]
-fn a_closed_session_frees_its_ports() {
-    let mut world = World::start(43_300);
-    let call = world.call(5, None, None);
+fn a_closed_session_frees_its_ports(tier: Tier) {
+    let mut world = World::start(tier, 43_300);
+    let call = world.call(5);
     call.send(LegId::A, 1);
     call.receive(LegId::B).expect("relayed");
     world.close(&call);
     for leg in LegId::BOTH {
         world.pool.release(Instant::now(), call.leases[leg].id);
-        UdpSocket::bind(call.leases[leg].rtp).expect("the socket is closed");
+        let other = UdpSocket::bind(call.leases[leg].rtp).expect("the port is free");
+        other.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        call.send(leg, 2);
+        other.recv_from(&mut [0; 300]).expect("and its packets are the other's");
     }
     assert_eq!(world.pool.leased(), 0);
     assert_eq!(world.relay.counters().sessions(), 0);
 }
 
-#[test]
-fn relayed_packets_carry_the_mark_of_the_leg() {
-    let mut world = World::start(43_400);
-    let call = world.call(6, Some(46), None);
+fn relayed_packets_carry_the_mark_of_the_leg(tier: Tier) {
+    let mut world = World::start(tier, 43_400);
+    let mut call = world.lease(6);
+    call.dscp = Some(46);
+    world.begin(&call);
     let marked = call.phones[LegId::B].try_clone().expect("a clone");
     socket2::SockRef::from(&marked)
         .set_recv_tos_v4(true)
@@ -269,14 +383,15 @@ fn relayed_packets_carry_the_mark_of_the_leg() {
     );
 }
 
-#[test]
-fn a_silent_leg_is_told_once() {
-    let mut world = World::start(43_500);
+fn a_silent_leg_is_told_once(tier: Tier) {
+    let mut world = World::start(tier, 43_500);
     let idle = IdleTimers {
         two_way: Duration::from_millis(200),
         one_way: Duration::from_secs(3600),
     };
-    let call = world.call(7, None, Some(idle));
+    let mut call = world.lease(7);
+    call.idle = Some(idle);
+    world.begin(&call);
     match world.events.blocking_recv() {
         Some(Input::Relay(id, RelayEvent::Idle { .. })) => assert_eq!(id, call.id),
         other => panic!("idle, not {other:?}"),
@@ -286,43 +401,34 @@ fn a_silent_leg_is_told_once() {
 }
 
 /// A relay in the field never read a socket again whose buffer had filled while its thread was stalled.
-#[test]
-fn a_stream_is_live_at_once_after_its_socket_buffer_filled() {
+fn a_stream_is_live_at_once_after_its_socket_buffer_filled(tier: Tier) {
     const FLOOD: u16 = 5_000;
-    let world = World::start(43_600);
-    let lease = || {
-        world
-            .pool
-            .lease(Instant::now(), HOST, AddressFamily::V4)
-            .expect("ports")
-    };
-    let call = Call {
-        id: SessionId::new(0, 8),
-        phones: PerLeg::new(phone(), phone()),
-        leases: PerLeg::new(lease(), lease()),
-        dscp: None,
-        idle: None,
-    };
-    let apply = RelayCommand::Apply(Box::new(call.config()));
+    let world = World::start(tier, 43_600);
+    let call = world.lease(8);
     // Nobody reads the port yet: as if the thread stood still for as long as this takes.
     for sequence in 0..FLOOD {
         call.send(LegId::A, sequence);
     }
-    world.relay.command(call.id, apply).expect("room");
+    world.begin(&call);
     let packets = call.packets_until_live(FLOOD);
     assert!(packets < 50, "a second of silence: {packets}");
-    let relayed = world.relay.counters().forwarded();
-    assert!(relayed > u64::from(packets), "what was in the buffer is relayed too");
+    // A thread adds up what it counted once a turn.
+    let began = Instant::now();
+    let mut relayed = 0;
+    while relayed <= u64::from(packets) {
+        assert!(began.elapsed() < PATIENCE, "what was in the buffer is relayed too");
+        std::thread::yield_now();
+        relayed = world.relay.counters().forwarded();
+    }
     assert!(
         relayed < u64::from(FLOOD),
         "the buffer held everything: nothing was tested"
     );
 }
 
-#[test]
-fn a_flooded_port_takes_nothing_from_the_others() {
-    let world = World::start(43_700);
-    let (flooded, quiet) = (world.call(9, None, None), world.call(10, None, None));
+fn a_flooded_port_takes_nothing_from_the_others(tier: Tier) {
+    let world = World::start(tier, 43_700);
+    let (flooded, quiet) = (world.call(9), world.call(10));
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
             for sequence in 0..30_000 {
@@ -336,4 +442,88 @@ fn a_flooded_port_takes_nothing_from_the_others() {
         flood.join().expect("sent");
     });
     flooded.packets_until_live(40_000);
+}
+
+/// In a network of its own, whose loopback is too small for what is sent.
+fn packets_larger_than_the_mtu_are_fragmented(tier: Tier) {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("not tested: it needs a network namespace, which needs rights that this user does not have");
+    }
+    std::thread::spawn(move || {
+        own_network("1000");
+        let world = World::start(tier, 43_000);
+        let call = world.call(13);
+        let mut packet = rtp(LegId::A, 1);
+        packet.resize(1_900, 0x55);
+        let sent = call.phones[LegId::A].send_to(&packet, call.leases[LegId::A].rtp);
+        sent.expect("sent");
+        let mut buffer = [0; 2_000];
+        let (length, source) = call.phones[LegId::B].recv_from(&mut buffer).expect("relayed");
+        assert_eq!((&buffer[..length], source), (&packet[..], call.leases[LegId::B].rtp));
+        assert_eq!(world.relay.counters().send_failures(), 0);
+    })
+    .join()
+    .expect("as it should be");
+}
+
+/// Other programs keep the ports of the range that are not leased, and leased numbers on other addresses.
+fn ports_that_are_not_leased_are_left_alone(tier: Tier) {
+    let world = World::start(tier, 44_100);
+    let call = world.call(14);
+    let leased = call.leases[LegId::A].rtp;
+    let elsewhere: IpAddr = Ipv4Addr::new(127, 0, 0, 3).into();
+    for other in [
+        SocketAddr::new(elsewhere, leased.port()),
+        SocketAddr::new(world.host, leased.port() + 50),
+    ] {
+        let socket = UdpSocket::bind(other).expect("free");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        call.phones[LegId::A]
+            .send_to(b"for somebody else", other)
+            .expect("sent");
+        let (length, _) = socket.recv_from(&mut [0; 300]).expect("arrived");
+        assert_eq!(length, b"for somebody else".len());
+    }
+    call.send(LegId::A, 1);
+    assert_eq!(call.receive(LegId::B).expect("relayed"), 1);
+}
+
+/// The worker of a process without rights takes the tier that needs none.
+#[test]
+fn without_the_right_to_load_a_program_the_portable_tier_is_taken() {
+    std::thread::spawn(|| {
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, none).expect("rights can always be given up");
+        let pool = Arc::new(PortPool::new(44_200..=44_299, AddressBook::default()));
+        let (shards, _inboxes) = Shards::new(NonZeroUsize::MIN);
+        let start = |choice| RelayThreads::start(choice, NonZeroUsize::MIN, &pool, &shards);
+        let threads = start(TierChoice::Auto).expect("threads");
+        assert_eq!(threads.relay().tier(), Tier::Epoll);
+        threads.stop();
+        assert!(
+            start(TierChoice::Only(Tier::FanIn)).is_err(),
+            "what is asked for or nothing"
+        );
+    })
+    .join()
+    .expect("as it should be");
+}
+
+/// Gives this thread, and those it starts, a network of their own with a loopback of this MTU.
+fn own_network(mtu: &str) {
+    #[expect(
+        unsafe_code,
+        reason = "unsafe only when descriptors are unshared, which they are not"
+    )]
+    // SAFETY: nothing of this thread depends on the namespace it leaves.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
+    unshared.expect("a namespace");
+    let up = std::process::Command::new("ip")
+        .args(["link", "set", "lo", "up", "mtu", mtu])
+        .status();
+    assert!(up.expect("iproute2").success());
 }

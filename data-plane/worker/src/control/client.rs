@@ -27,7 +27,7 @@ use super::link::{Link, LinkError, MAX_MESSAGE};
 use super::watchdog::{Stall, Watchdog};
 use crate::metrics::MetricsSet;
 use crate::net::listener::ListenerReport;
-use crate::relay::TIER;
+use crate::relay::Tier;
 use crate::shard::input::Shards;
 
 /// Between heartbeats, both ways; the contract's.
@@ -50,6 +50,8 @@ pub struct Sources {
     pub boot: Boot,
     /// States of the listeners.
     pub listeners: watch::Receiver<ListenerReport>,
+    /// Back-end of the media plane in use.
+    pub media_tier: Tier,
     /// Where commands go.
     pub shards: Shards,
     /// Calls that are not over.
@@ -346,7 +348,7 @@ impl ControlClient {
             boot_id: self.sources.boot.id.to_string(),
             boot_time: Some(self.sources.boot.time.into()),
             held: self.configuration.held(),
-            media_tier: TIER.into(),
+            media_tier: self.sources.media_tier.name().into(),
             store_id: self.configuration.store_id(),
         }
     }

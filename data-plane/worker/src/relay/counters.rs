@@ -61,6 +61,12 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// A packet of so many octets was sent.
+    pub(super) fn sent(&mut self, octets: usize) {
+        self.forwarded += 1;
+        self.octets += octets as u64;
+    }
+
     pub(super) fn add_to(&mut self, totals: &RelayCounters) {
         let add = |total: &AtomicU64, count: u64| {
             if count > 0 {

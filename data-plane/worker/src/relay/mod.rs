@@ -1,16 +1,22 @@
 //! The media plane: sockets and threads around the relay core.
 //!
 //! A session lives on one media thread with its sockets; shards send commands, the thread sends events back to the shard
-//! that owns the call. This is the portable tier: epoll and a socket pair per leg, no privilege needed. Other tiers differ in
-//! how packets reach [`trunkline_media::relay::RelaySession`], not in what becomes of them.
+//! that owns the call. Tiers differ in how packets reach [`trunkline_media::relay::RelaySession`] and leave it, not in what
+//! becomes of them: a thread is the same over any `Wire`.
 
+mod burst;
 pub mod counters;
+mod epoll;
+mod fan_in;
 pub mod pool;
 pub mod socket;
 mod thread;
+mod wire;
 
+use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
@@ -18,15 +24,76 @@ use mio::Waker;
 use trunkline_engine::io::{RelayCommand, SessionId};
 
 use self::counters::RelayCounters;
+use self::epoll::EpollWire;
+use self::fan_in::FanIn;
+pub use self::fan_in::{FanInError, SteeringError};
 use self::pool::PortPool;
 use self::thread::MediaThread;
+use self::wire::Wire;
 use crate::shard::input::Shards;
-
-/// Name of this tier in status and metrics.
-pub const TIER: &str = "epoll";
 
 /// Commands waiting for one media thread: more calls than a worker sets up in a second.
 const QUEUE: usize = 16_384;
+
+/// How packets reach the media threads and leave them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// A socket for each leased port, watched by epoll. Needs no privilege.
+    Epoll,
+    /// A socket for each thread, to which a BPF program steers the leased ports; batches in and out. Needs CAP_BPF,
+    /// CAP_NET_ADMIN and CAP_NET_RAW.
+    FanIn,
+}
+
+impl Tier {
+    /// Name in status, log and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tier::Epoll => "epoll",
+            Tier::FanIn => "fan-in",
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which tier is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TierChoice {
+    /// The fastest that the process has the rights for.
+    #[default]
+    Auto,
+    /// This one, or none.
+    Only(Tier),
+}
+
+impl FromStr for TierChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let only = [Tier::Epoll, Tier::FanIn].into_iter().find(|tier| tier.name() == text);
+        match (text, only) {
+            ("auto", _) => Ok(TierChoice::Auto),
+            (_, Some(tier)) => Ok(TierChoice::Only(tier)),
+            _ => Err("`auto`, `epoll` or `fan-in`".into()),
+        }
+    }
+}
+
+/// Why the media threads did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No thread, or no epoll instance.
+    #[error("start a media thread")]
+    Thread(#[from] io::Error),
+    /// The fan-in tier was asked for and cannot be had.
+    #[error("use the fan-in tier")]
+    FanIn(#[from] FanInError),
+}
 
 enum Order {
     Command(SessionId, RelayCommand),
@@ -36,6 +103,7 @@ enum Order {
 /// The way to the media threads; cheap to clone.
 #[derive(Clone)]
 pub struct Relay {
+    tier: Tier,
     threads: Arc<[ThreadHandle]>,
     counters: Arc<RelayCounters>,
 }
@@ -55,27 +123,43 @@ impl RelayThreads {
     /// Starts `count` threads.
     ///
     /// # Errors
-    /// When the system gives no epoll instance or no thread.
-    pub fn start(count: NonZeroUsize, pool: &Arc<PortPool>, shards: &Shards) -> io::Result<RelayThreads> {
-        let counters = Arc::new(RelayCounters::default());
-        let mut threads = Vec::new();
-        let mut joins = Vec::new();
-        for index in 0..count.get() {
-            let (orders, inbox) = sync_channel(QUEUE);
-            let thread = MediaThread::new(inbox, Arc::clone(pool), shards.clone(), Arc::clone(&counters))?;
-            threads.push(ThreadHandle {
-                orders,
-                waker: thread.waker()?,
-            });
-            let builder = std::thread::Builder::new().name(format!("media-{index}"));
-            joins.push(builder.spawn(move || thread.run())?);
+    /// When the system gives no epoll instance or no thread, or refuses the tier that was asked for.
+    pub fn start(
+        choice: TierChoice,
+        count: NonZeroUsize,
+        pool: &Arc<PortPool>,
+        shards: &Shards,
+    ) -> Result<RelayThreads, StartError> {
+        let wires = match choice {
+            TierChoice::Only(Tier::Epoll) => None,
+            TierChoice::Only(Tier::FanIn) => Some(fan_in_wires(count)?),
+            TierChoice::Auto => fan_in_wires(count)
+                .inspect_err(|error| {
+                    let cause = error as &dyn std::error::Error;
+                    tracing::info!(error = cause, "the fan-in tier cannot be used here");
+                })
+                .ok(),
+        };
+        let tier = wires.as_ref().map_or(Tier::Epoll, |_| Tier::FanIn);
+        let mut start = Start {
+            pool,
+            shards,
+            counters: Arc::default(),
+            threads: Vec::new(),
+            joins: Vec::new(),
+        };
+        match wires {
+            Some(wires) => wires.into_iter().try_for_each(|wire| start.thread(wire))?,
+            None => (0..count.get()).try_for_each(|_| start.thread(EpollWire::new()?))?,
         }
+        tracing::info!(%tier, threads = count, "media threads run");
         Ok(RelayThreads {
             relay: Relay {
-                threads: threads.into(),
-                counters,
+                tier,
+                threads: start.threads.into(),
+                counters: start.counters,
             },
-            joins,
+            joins: start.joins,
         })
     }
 
@@ -99,7 +183,39 @@ impl RelayThreads {
     }
 }
 
+fn fan_in_wires(count: NonZeroUsize) -> Result<Vec<fan_in::FanInWire>, FanInError> {
+    let shared = FanIn::new()?;
+    (0..count.get()).map(|thread| shared.wire(thread)).collect()
+}
+
+/// Threads as they are started.
+struct Start<'a> {
+    pool: &'a Arc<PortPool>,
+    shards: &'a Shards,
+    counters: Arc<RelayCounters>,
+    threads: Vec<ThreadHandle>,
+    joins: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Start<'_> {
+    fn thread(&mut self, wire: impl Wire + Send + 'static) -> io::Result<()> {
+        let (orders, inbox) = sync_channel(QUEUE);
+        let waker = wire.waker()?;
+        let (pool, shards) = (Arc::clone(self.pool), self.shards.clone());
+        let thread = MediaThread::new(wire, inbox, pool, shards, Arc::clone(&self.counters));
+        let builder = std::thread::Builder::new().name(format!("media-{}", self.threads.len()));
+        self.joins.push(builder.spawn(move || thread.run())?);
+        self.threads.push(ThreadHandle { orders, waker });
+        Ok(())
+    }
+}
+
 impl Relay {
+    /// The tier in use.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
     /// Number of media threads.
     pub fn threads(&self) -> usize {
         self.threads.len()

@@ -12,16 +12,21 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 /// Binds one media port. The socket does not block and reports the TOS octet of what it receives.
 pub fn bind_media(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    prepare(&socket, address)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Makes an unbound socket one that does not block, keeps to its family, and reports the TOS octet of what it receives.
+pub(super) fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_recv_tclass_v6(true)?;
     } else {
         socket.set_recv_tos_v4(true)?;
     }
-    socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    socket.set_nonblocking(true)
 }
 
 /// Marks everything the socket sends from now on; `None` leaves the system's default (RFC 2474 §3: the DSCP is the upper

@@ -1,132 +1,102 @@
-//! One media thread: an epoll loop over the sockets of its sessions.
+//! One media thread: the sessions it owns, and the loop around them.
 //!
-//! Priorities of the loop, in order: packets (each socket is read until it is empty), commands, idle supervision.
+//! Priorities of the loop, in order: packets, in bursts until none wait or a turn is over; commands; idle supervision.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use smallvec::SmallVec;
-use std::os::fd::AsRawFd;
 use trunkline_engine::io::{RelayCommand, RelayEvent, SessionId};
 use trunkline_media::packet::PacketBuf;
 use trunkline_media::relay::{Component, LegId, LocalPort, PerLeg, RelaySession, SessionConfig, Verdict};
 
 use super::Order;
+use super::burst::Burst;
 use super::counters::{Batch, RelayCounters};
 use super::pool::PortPool;
-use super::socket::{self, Received};
+use super::wire::{Leaving, Place, PortKey, Wire};
 use crate::shard::input::{Input, Shards};
 
-/// Largest datagram that is relayed; RTP stays below the MTU.
-const DATAGRAM: usize = 2048;
 /// How often idle sessions are looked for; idle timers are minutes.
 const SWEEP: Duration = Duration::from_millis(500);
-/// Packets read from one socket before the others get their turn. The socket is registered level-like: what is left is
-/// read in the next round.
-const FAIR_SHARE: usize = 64;
-
+/// Bursts before commands get their turn: about a millisecond of packets that need the most work.
+const TURN: usize = 16;
 /// Commands carried out before packets get their turn again: a thousand calls that begin together must not be heard.
 const ORDERS: usize = 64;
 /// How often a leg that stays silent is told again: the shard may not have been able to act on it the first time.
 const IDLE_AGAIN: Duration = Duration::from_secs(30);
 
-const WAKE: Token = Token(usize::MAX);
-
-pub(super) struct MediaThread {
-    poll: Poll,
+pub(super) struct MediaThread<W> {
+    wire: W,
     orders: Receiver<Order>,
     pool: Arc<PortPool>,
     shards: Shards,
     totals: Arc<RelayCounters>,
-    sessions: HashMap<SessionId, Session>,
-    sockets: Slab<MediaSocket>,
-    /// Sockets that had more than their share; read again before waiting.
-    unfinished: Vec<usize>,
-    /// There may be more commands; carried out before waiting.
-    more_orders: bool,
+    sessions: Sessions,
+    burst: Burst,
     batch: Batch,
 }
 
+/// Boxed, so that the table may grow and shrink around calls that stay.
+#[derive(Default)]
+struct Sessions {
+    keys: HashMap<SessionId, usize>,
+    table: Slab<Box<Session>>,
+}
+
 struct Session {
+    id: SessionId,
     relay: RelaySession,
-    /// Local ports and their place in `sockets`: two to four a stream.
-    sockets: SmallVec<[(LocalPort, usize); 4]>,
+    /// Local ports and their number in the wire: two to four a stream.
+    ports: SmallVec<[(LocalPort, PortKey); 4]>,
     /// When it was last told idle: the shard ends the call.
     idle_told: Option<Instant>,
 }
 
-struct MediaSocket {
-    socket: UdpSocket,
-    local: SocketAddr,
-    port: LocalPort,
-    session: SessionId,
-    /// It is in `unfinished`: once is enough, however many events a flooded socket has.
-    unfinished: bool,
-}
-
-impl MediaThread {
+impl<W: Wire> MediaThread<W> {
     pub(super) fn new(
+        wire: W,
         orders: Receiver<Order>,
         pool: Arc<PortPool>,
         shards: Shards,
         totals: Arc<RelayCounters>,
-    ) -> io::Result<MediaThread> {
-        Ok(MediaThread {
-            poll: Poll::new()?,
+    ) -> MediaThread<W> {
+        MediaThread {
+            wire,
             orders,
             pool,
             shards,
             totals,
-            sessions: HashMap::new(),
-            sockets: Slab::new(),
-            unfinished: Vec::new(),
-            more_orders: false,
+            sessions: Sessions::default(),
+            burst: Burst::new(),
             batch: Batch::default(),
-        })
-    }
-
-    pub(super) fn waker(&self) -> io::Result<Waker> {
-        Waker::new(self.poll.registry(), WAKE)
+        }
     }
 
     pub(super) fn run(mut self) {
-        let mut events = Events::with_capacity(1024);
-        let mut buffer = [0_u8; DATAGRAM + PacketBuf::HEADROOM];
         let mut next_sweep = Instant::now() + SWEEP;
+        let mut unfinished = false;
         loop {
-            let patience = if self.unfinished.is_empty() && !self.more_orders {
-                next_sweep.saturating_duration_since(Instant::now())
-            } else {
+            let patience = if unfinished {
                 Duration::ZERO
+            } else {
+                next_sweep.saturating_duration_since(Instant::now())
             };
-            if let Err(error) = self.poll.poll(&mut events, Some(patience))
+            if let Err(error) = self.wire.wait(patience)
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "epoll failed; the media thread ends");
+                tracing::error!(%error, "media sockets cannot be waited for; the media thread ends");
                 return;
             }
             // One clock reading per round: packets of a round arrived within the round.
             let now = Instant::now();
-            for index in std::mem::take(&mut self.unfinished) {
-                if let Some(socket) = self.sockets.get_mut(index) {
-                    socket.unfinished = false;
-                }
-                self.read(now, index, &mut buffer);
-            }
-            for event in events.iter().filter(|event| event.token() != WAKE) {
-                self.read(now, event.token().0, &mut buffer);
-            }
-            self.batch.add_to(&self.totals);
-            if !self.obey(now) {
-                return;
-            }
+            let more_packets = self.relay_waiting(now);
+            let Some(more_orders) = self.obey(now) else { return };
+            unfinished = more_packets || more_orders;
             if now >= next_sweep {
                 self.sweep(now);
                 next_sweep = now + SWEEP;
@@ -134,101 +104,93 @@ impl MediaThread {
         }
     }
 
-    /// Reads a socket until it is empty or has had its share.
-    fn read(&mut self, now: Instant, index: usize, buffer: &mut [u8]) {
-        for _ in 0..FAIR_SHARE {
-            let Some(socket) = self.sockets.get(index) else { return };
-            match socket::receive(&socket.socket, &mut buffer[..DATAGRAM]) {
-                Ok(received) => self.relay(now, index, received, buffer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // An ICMP error of an earlier packet, for instance; the socket stays usable.
-                Err(error) => tracing::trace!(%error, "media socket"),
+    /// Relays what waits, up to a turn; whether more may be waiting.
+    fn relay_waiting(&mut self, now: Instant) -> bool {
+        let mut more = true;
+        for _ in 0..TURN {
+            more = self.wire.receive(&mut self.burst);
+            self.relay(now);
+            self.wire.send(&mut self.burst, &mut self.batch);
+            if !more {
+                break;
             }
         }
-        if let Some(socket) = self.sockets.get_mut(index)
-            && !socket.unfinished
-        {
-            socket.unfinished = true;
-            self.unfinished.push(index);
+        self.batch.add_to(&self.totals);
+        more
+    }
+
+    /// Takes the burst from what arrived to what leaves.
+    fn relay(&mut self, now: Instant) {
+        let (arrived, leaving) = self.burst.split();
+        for (packet, storage) in arrived {
+            let Some(session) = self.sessions.table.get_mut(packet.place.session) else {
+                continue;
+            };
+            let mut buffer = PacketBuf::new(storage, packet.length);
+            let verdict = session
+                .relay
+                .handle_packet(now, packet.place.port, packet.source, packet.tos, &mut buffer);
+            match verdict {
+                Verdict::Forward { from, destination } => leaving.extend(session.port(from).map(|from| Leaving {
+                    slot: packet.slot,
+                    length: buffer.len(),
+                    from,
+                    destination,
+                })),
+                Verdict::Drop(reason) => self.batch.dropped[reason as usize] += 1,
+            }
         }
     }
 
-    fn relay(&mut self, now: Instant, index: usize, received: Received, buffer: &mut [u8]) {
-        let Some(socket) = self.sockets.get(index) else { return };
-        let Some(session) = self.sessions.get_mut(&socket.session) else {
-            return;
-        };
-        let mut packet = PacketBuf::new(buffer, received.length);
-        let tos = received.tos.unwrap_or(0);
-        match session
-            .relay
-            .handle_packet(now, socket.port, received.source, tos, &mut packet)
-        {
-            Verdict::Forward { from, destination } => {
-                let Some(out) = session.sockets.iter().find(|(port, _)| *port == from) else {
-                    return;
-                };
-                match self.sockets[out.1].socket.send_to(packet.as_slice(), destination) {
-                    Ok(sent) => {
-                        self.batch.forwarded += 1;
-                        self.batch.octets += sent as u64;
-                    }
-                    Err(_) => self.batch.send_failures += 1,
-                }
-            }
-            Verdict::Drop(reason) => self.batch.dropped[reason as usize] += 1,
-        }
-    }
-
-    /// Carries out waiting commands, up to its share; false when told to stop.
-    fn obey(&mut self, now: Instant) -> bool {
-        self.more_orders = true;
+    /// Carries out waiting commands, up to its share; whether there may be more, `None` when told to stop.
+    fn obey(&mut self, now: Instant) -> Option<bool> {
         for _ in 0..ORDERS {
             match self.orders.try_recv() {
                 Ok(Order::Command(id, RelayCommand::Apply(config))) => self.apply(now, id, *config),
                 Ok(Order::Command(id, RelayCommand::Close)) => self.close(id),
-                Err(TryRecvError::Empty) => {
-                    self.more_orders = false;
-                    break;
-                }
-                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return Some(false),
+                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return None,
             }
         }
-        true
+        Some(true)
     }
 
     fn apply(&mut self, now: Instant, id: SessionId, config: SessionConfig) {
-        let session = match self.sessions.remove(&id) {
-            Some(mut session) => {
-                session.relay.apply(now, config);
-                session
+        let key = match self.sessions.keys.get(&id) {
+            Some(key) => {
+                self.sessions.table[*key].relay.apply(now, config);
+                *key
             }
             None => {
                 self.totals.session_began();
-                Session {
+                let key = self.sessions.table.insert(Box::new(Session {
+                    id,
                     relay: RelaySession::new(now, config),
-                    sockets: SmallVec::new(),
+                    ports: SmallVec::new(),
                     idle_told: None,
-                }
+                }));
+                self.sessions.keys.insert(id, key);
+                key
             }
         };
-        let session = self.fit_sockets(id, session);
-        self.sessions.insert(id, session);
+        self.fit_ports(key);
+        self.mark(key);
     }
 
-    /// Makes the session's sockets those of its ports, and marks them with its legs' DSCP.
-    fn fit_sockets(&mut self, id: SessionId, mut session: Session) -> Session {
-        // Both sockets of a pair are kept while the pair is used: with rtcp-mux the odd one only holds its port.
+    /// Opens and closes ports until they are those of the session.
+    fn fit_ports(&mut self, key: usize) {
+        let session = &mut self.sessions.table[key];
+        // Both ports of a pair are kept while the pair is used: with rtcp-mux the odd one only holds its number.
         let pairs: SmallVec<[_; 4]> = session.relay.local_ports().map(|port| port.pair).collect();
-        session.sockets.retain(|(port, index)| {
+        session.ports.retain(|(port, number)| {
             let wanted = pairs.contains(&port.pair);
             if !wanted {
-                self.drop_socket(*index);
+                self.wire.close(*number);
             }
             wanted
         });
         for pair in pairs {
-            if session.sockets.iter().any(|(port, _)| port.pair == pair) {
+            if session.ports.iter().any(|(port, _)| port.pair == pair) {
                 continue;
             }
             let Some(bound) = self.pool.take_sockets(pair) else {
@@ -237,61 +199,37 @@ impl MediaThread {
             };
             for (socket, component) in [(bound.rtp, Component::Rtp), (bound.rtcp, Component::Rtcp)] {
                 let port = LocalPort { pair, component };
-                match self.add_socket(socket, port, id) {
-                    Ok(index) => session.sockets.push((port, index)),
-                    Err(error) => tracing::error!(%error, "media socket could not be watched"),
+                match self.wire.open(Place { session: key, port }, socket) {
+                    Ok(number) => session.ports.push((port, number)),
+                    Err(error) => tracing::error!(%error, "media port could not be opened"),
                 }
             }
         }
-        self.mark(&session);
-        session
     }
 
-    fn mark(&self, session: &Session) {
+    /// Marks the session's ports with its legs' DSCP.
+    fn mark(&mut self, key: usize) {
+        let session = &self.sessions.table[key];
         let config = session.relay.config();
         for leg in LegId::BOTH {
             let pairs = config.streams.iter().map(|stream| stream.legs[leg].ports);
             for pair in pairs {
-                for (_, index) in session.sockets.iter().filter(|(port, _)| port.pair == pair) {
-                    let MediaSocket { socket, local, .. } = &self.sockets[*index];
-                    if let Err(error) = socket::set_dscp(socket, *local, config.legs[leg].dscp) {
-                        tracing::warn!(%error, "media socket could not be marked");
+                for (_, number) in session.ports.iter().filter(|(port, _)| port.pair == pair) {
+                    if let Err(error) = self.wire.mark(*number, config.legs[leg].dscp) {
+                        tracing::warn!(%error, "media port could not be marked");
                     }
                 }
             }
         }
     }
 
-    fn add_socket(&mut self, socket: UdpSocket, port: LocalPort, session: SessionId) -> io::Result<usize> {
-        let local = socket.local_addr()?;
-        let entry = self.sockets.vacant_entry();
-        let index = entry.key();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&socket.as_raw_fd()), Token(index), Interest::READABLE)?;
-        entry.insert(MediaSocket {
-            socket,
-            local,
-            port,
-            session,
-            unfinished: false,
-        });
-        Ok(index)
-    }
-
-    /// Closing the socket takes it out of epoll.
-    fn drop_socket(&mut self, index: usize) {
-        if self.sockets.try_remove(index).is_some_and(|socket| socket.unfinished) {
-            self.unfinished.retain(|other| *other != index);
-        }
-    }
-
     fn close(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.remove(&id) else {
+        let Some(key) = self.sessions.keys.remove(&id) else {
             return;
         };
-        for (_, index) in &session.sockets {
-            self.drop_socket(*index);
+        let session = self.sessions.table.remove(key);
+        for (_, number) in &session.ports {
+            self.wire.close(*number);
         }
         self.totals.session_ended();
         let stats = PerLeg(LegId::BOTH.map(|leg| session.relay.stats(leg)));
@@ -300,18 +238,16 @@ impl MediaThread {
 
     fn sweep(&mut self, now: Instant) {
         let mut idle = Vec::new();
-        for (id, session) in &mut self.sessions {
+        for (key, session) in &mut self.sessions.table {
             match session.relay.check_idle(now) {
                 Some(_) if session.idle_told.is_some_and(|told| now < told + IDLE_AGAIN) => {}
-                Some(leg) => idle.push((*id, leg.leg)),
+                Some(leg) => idle.push((key, leg.leg)),
                 None => session.idle_told = None,
             }
         }
-        for (id, leg) in idle {
-            if self.tell(id, RelayEvent::Idle { leg })
-                && let Some(session) = self.sessions.get_mut(&id)
-            {
-                session.idle_told = Some(now);
+        for (key, leg) in idle {
+            if self.tell(self.sessions.table[key].id, RelayEvent::Idle { leg }) {
+                self.sessions.table[key].idle_told = Some(now);
             }
         }
     }
@@ -324,5 +260,12 @@ impl MediaThread {
             tracing::warn!(session = id.0, "shard is too busy for a media event");
         }
         told
+    }
+}
+
+impl Session {
+    fn port(&self, port: LocalPort) -> Option<PortKey> {
+        let port = self.ports.iter().find(|(own, _)| *own == port)?;
+        Some(port.1)
     }
 }

@@ -27,8 +27,8 @@ use crate::env::budgets::LocalBudgets;
 use crate::metrics::MetricsSet;
 use crate::net::address::{Address, AddressBook};
 use crate::net::listener::{ListenerReport, Reconciler};
-use crate::relay::RelayThreads;
 use crate::relay::pool::PortPool;
+use crate::relay::{RelayThreads, TierChoice};
 use crate::trace::CallTraces;
 
 /// How long a test waits for what has to come.
@@ -67,7 +67,7 @@ impl Surroundings {
         let budgets = Arc::new(LocalBudgets::default());
         let env = WorkerEnv::new(bindings, Arc::clone(&budgets), Arc::clone(&ports), metrics);
         let (shards, inboxes) = Shards::new(NonZeroUsize::new(shards).expect("a shard"));
-        let media = RelayThreads::start(NonZeroUsize::MIN, &ports, &shards).expect("a media thread");
+        let media = RelayThreads::start(TierChoice::Auto, NonZeroUsize::MIN, &ports, &shards).expect("a media thread");
         let (snapshots, snapshots_watch) = watch::channel(Arc::new(snapshot));
         let (listeners, listeners_watch) = watch::channel(ListenerReport::default());
         let (draining, draining_watch) = watch::channel(false);

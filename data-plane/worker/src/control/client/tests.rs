@@ -36,6 +36,7 @@ fn worker(control: &Scripted, heartbeat: Duration) -> Worker {
     let sources = Sources {
         boot,
         listeners: reports,
+        media_tier: Tier::Epoll,
         shards,
         active_calls: Arc::new(|| 7),
         metrics: Arc::default(),

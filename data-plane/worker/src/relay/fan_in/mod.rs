@@ -1,0 +1,345 @@
+//! The fan-in tier: one socket for all ports of a media thread.
+//!
+//! What a relay costs is the kernel's work for each socket that wakes up. Here a BPF program (`steering`) gives all
+//! datagrams of the leased ports of a thread to one socket, from which they are read in batches with the address they were
+//! sent to (`receive`); they leave in batches by a raw socket (`raw`). Under load the thread rests for a moment between two
+//! batches, so that they are large.
+//!
+//! Needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW, and a kernel with `sk_lookup` programs (5.9).
+
+mod raw;
+mod receive;
+mod steering;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use self::raw::RawSender;
+use self::receive::{Received, Room};
+use self::steering::Steering;
+pub use self::steering::SteeringError;
+use super::burst::{BURST, Burst, DATAGRAM};
+use super::counters::Batch;
+use super::socket;
+use super::wire::{Arrived, Leaving, Place, PortKey, WAKE, Wire};
+
+/// A stall of the thread for a second loses nothing of 2,000 two-way streams: 100,000 packets of at most 768 octets with the
+/// kernel's book-keeping. It is taken only while packets wait.
+const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
+/// The rest between two batches. It bounds what the tier adds to a packet's delay.
+const TICK: Duration = Duration::from_micros(500);
+/// Packets in a round from which on resting is cheaper than waking up for each: two within a tick.
+const BUSY: usize = 2;
+
+/// Why the tier cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FanInError {
+    /// The BPF program.
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
+    /// A socket.
+    #[error("make the socket that {0}")]
+    Socket(&'static str, #[source] io::Error),
+}
+
+/// What the threads of a worker share.
+#[derive(Clone)]
+pub(super) struct FanIn(Arc<Steering>);
+
+impl FanIn {
+    /// Attaches the program.
+    pub(super) fn new() -> Result<FanIn, FanInError> {
+        Ok(FanIn(Arc::new(Steering::attach()?)))
+    }
+
+    /// The wire of a thread.
+    pub(super) fn wire(&self, thread: usize) -> Result<FanInWire, FanInError> {
+        let poll = Poll::new().map_err(|error| FanInError::Socket("waits", error))?;
+        let family = |number: usize, address: IpAddr| -> Result<Family, FanInError> {
+            let place = u32::try_from(2 * thread + number).expect("a handful of threads");
+            let family = Family::new(address, place)?;
+            self.0.add_socket(place, &family.inbox)?;
+            poll.registry()
+                .register(
+                    &mut SourceFd(&family.inbox.as_raw_fd()),
+                    Token(number),
+                    Interest::READABLE,
+                )
+                .map_err(|error| FanInError::Socket("waits", error))?;
+            Ok(family)
+        };
+        let v4 = family(0, Ipv4Addr::LOCALHOST.into())?;
+        // A machine without IPv6 has no such ports to lease either.
+        let v6 = match family(1, Ipv6Addr::LOCALHOST.into()) {
+            Ok(family) => Some(family),
+            Err(error) => {
+                tracing::debug!(%error, "no media over IPv6");
+                None
+            }
+        };
+        Ok(FanInWire {
+            steering: Arc::clone(&self.0),
+            poll,
+            events: Events::with_capacity(8),
+            v4,
+            v6,
+            ports: Slab::new(),
+            by_number: vec![NONE; usize::from(u16::MAX) + 1].into_boxed_slice(),
+            draining: VecDeque::new(),
+            room: Room::new(),
+            round: 0,
+        })
+    }
+}
+
+/// The sockets of one address family.
+struct Family {
+    place: u32,
+    inbox: UdpSocket,
+    outlet: RawSender,
+}
+
+struct Port {
+    place: Place,
+    local: SocketAddr,
+    tos: u8,
+}
+
+/// In [`FanInWire::by_number`]: nothing is open under this number.
+const NONE: u32 = u32::MAX;
+
+pub(super) struct FanInWire {
+    steering: Arc<Steering>,
+    poll: Poll,
+    events: Events,
+    v4: Family,
+    v6: Option<Family>,
+    ports: Slab<Port>,
+    /// Key of the open port by its number; numbers are leased once, whatever the address.
+    by_number: Box<[u32]>,
+    /// Sockets the ports were leased with, to be emptied of what came before the port was steered.
+    draining: VecDeque<(usize, UdpSocket)>,
+    room: Room,
+    /// Packets since the last wait.
+    round: usize,
+}
+
+impl Family {
+    /// Sockets of the family of `loopback`, to which the inbox is bound: it has to be bound to be given datagrams, and nobody
+    /// else is to reach its own port.
+    fn new(loopback: IpAddr, place: u32) -> Result<Family, FanInError> {
+        let inbox = || -> io::Result<UdpSocket> {
+            let address = SocketAddr::new(loopback, 0);
+            let inbox = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+            socket::prepare(&inbox, address)?;
+            force_buffer(&inbox, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
+            let (level, option) = if loopback.is_ipv4() {
+                (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR)
+            } else {
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR)
+            };
+            set_option(&inbox, level, option, 1)?;
+            inbox.bind(&address.into())?;
+            Ok(inbox.into())
+        };
+        Ok(Family {
+            place,
+            inbox: inbox().map_err(|error| FanInError::Socket("receives", error))?,
+            outlet: RawSender::new(Domain::for_address(SocketAddr::new(loopback, 0)))
+                .map_err(|error| FanInError::Socket("sends", error))?,
+        })
+    }
+}
+
+impl FanInWire {
+    /// Reads what waited in the sockets of new ports; true when the burst is full.
+    fn drain(&mut self, burst: &mut Burst) -> bool {
+        while let Some((key, socket)) = self.draining.front() {
+            while burst.arrived.len() < BURST {
+                let slot = burst.arrived.len();
+                match (
+                    self.ports.get(*key),
+                    socket::receive(socket, &mut burst.datagram(slot)[..DATAGRAM]),
+                ) {
+                    (Some(port), Ok(received)) => burst.arrived.push(Arrived {
+                        slot,
+                        length: received.length,
+                        place: port.place,
+                        source: received.source,
+                        tos: received.tos.unwrap_or(0),
+                    }),
+                    // Empty, or in error: nothing arrives here any more.
+                    _ => break,
+                }
+            }
+            if burst.arrived.len() == BURST {
+                return true;
+            }
+            self.draining.pop_front();
+        }
+        false
+    }
+
+    /// What the kernel would not send because it is larger than the way's MTU, sent by a socket of the port, which fragments.
+    fn send_fragmented(&self, burst: &mut Burst, leaving: Leaving) -> io::Result<()> {
+        let port = self.ports.get(leaving.from.0).ok_or(io::ErrorKind::NotFound)?;
+        let socket = socket::bind_media(port.local)?;
+        socket::set_dscp(&socket, port.local, Some(port.tos >> 2))?;
+        let packet = &burst.datagram(leaving.slot)[..leaving.length];
+        socket.send_to(packet, leaving.destination).map(drop)
+    }
+}
+
+impl Wire for FanInWire {
+    fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), WAKE)
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the rest between two batches is the point of the tier"
+    )]
+    fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        if std::mem::take(&mut self.round) >= BUSY {
+            std::thread::sleep(TICK);
+            return Ok(());
+        }
+        self.poll.poll(&mut self.events, Some(patience))
+    }
+
+    fn receive(&mut self, burst: &mut Burst) -> bool {
+        if self.drain(burst) {
+            return true;
+        }
+        let mut next = burst.arrived.len();
+        let (ports, by_number) = (&self.ports, &self.by_number);
+        let mut take = |burst: &mut Burst, received: Received| {
+            let key = by_number[usize::from(received.destination.port())];
+            // What is addressed to no open port came to the inbox's own, or to a port that was just closed.
+            if let Some(port) = ports.get(key as usize)
+                && port.local.ip() == received.destination.ip()
+            {
+                burst.arrived.push(Arrived {
+                    slot: received.slot,
+                    length: received.length,
+                    place: port.place,
+                    source: received.source,
+                    tos: received.tos,
+                });
+            }
+        };
+        for family in std::iter::once(&self.v4).chain(&self.v6) {
+            if next == BURST {
+                break;
+            }
+            match self.room.receive(&family.inbox, burst, next, &mut take) {
+                Ok(count) => next += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => tracing::trace!(%error, "media inbox"),
+            }
+        }
+        self.round += next;
+        next == BURST
+    }
+
+    fn send(&mut self, burst: &mut Burst, counts: &mut Batch) {
+        for index in 0..burst.leaving.len() {
+            let leaving = burst.leaving[index];
+            let outlet = match (leaving.destination, &mut self.v6) {
+                (SocketAddr::V4(_), _) => Some(&mut self.v4.outlet),
+                (SocketAddr::V6(_), v6) => v6.as_mut().map(|family| &mut family.outlet),
+            };
+            let port = self.ports.get(leaving.from.0);
+            let port = port.filter(|port| port.local.is_ipv4() == leaving.destination.is_ipv4());
+            match (outlet, port) {
+                (Some(outlet), Some(port)) => outlet.queue(burst, leaving, port.local, port.tos),
+                _ => counts.send_failures += 1,
+            }
+        }
+        let mut too_large = Vec::new();
+        for family in std::iter::once(&mut self.v4).chain(&mut self.v6) {
+            family.outlet.flush(burst, |leaving, outcome| match outcome {
+                Ok(()) => counts.sent(leaving.length),
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => too_large.push(leaving),
+                Err(_) => counts.send_failures += 1,
+            });
+        }
+        for leaving in too_large {
+            match self.send_fragmented(burst, leaving) {
+                Ok(()) => counts.sent(leaving.length),
+                Err(_) => counts.send_failures += 1,
+            }
+        }
+        burst.clear();
+    }
+
+    fn open(&mut self, place: Place, socket: UdpSocket) -> io::Result<PortKey> {
+        let local = socket.local_addr()?;
+        let family = match local {
+            SocketAddr::V4(_) => Some(&self.v4),
+            SocketAddr::V6(_) => self.v6.as_ref(),
+        };
+        let family = family.ok_or(io::ErrorKind::Unsupported)?;
+        let key = self.ports.insert(Port { place, local, tos: 0 });
+        if let Err(error) = self.steering.steer(local, family.place) {
+            self.ports.remove(key);
+            return Err(io::Error::other(error));
+        }
+        self.by_number[usize::from(local.port())] = u32::try_from(key).expect("fewer ports than a range has");
+        self.draining.push_back((key, socket));
+        self.round += BUSY;
+        Ok(PortKey(key))
+    }
+
+    fn mark(&mut self, port: PortKey, dscp: Option<u8>) -> io::Result<()> {
+        if let Some(port) = self.ports.get_mut(port.0) {
+            port.tos = dscp.unwrap_or(0) << 2;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, port: PortKey) {
+        let Some(Port { local, .. }) = self.ports.try_remove(port.0) else {
+            return;
+        };
+        self.draining.retain(|(key, _)| *key != port.0);
+        self.by_number[usize::from(local.port())] = NONE;
+        if let Err(error) = self.steering.release(local.port()) {
+            tracing::warn!(%local, %error, "media port is still steered");
+        }
+    }
+}
+
+/// Sets a buffer's size past the system's limit (CAP_NET_ADMIN).
+fn force_buffer(socket: &Socket, option: libc::c_int, octets: usize) -> io::Result<()> {
+    let octets = libc::c_int::try_from(octets).expect("megabytes");
+    set_option(socket, libc::SOL_SOCKET, option, octets)
+}
+
+#[expect(unsafe_code, reason = "setsockopt of options that no crate of ours offers")]
+fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one int from a live one.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
