@@ -5,7 +5,9 @@
 //!
 //! Not here: F8, encrypted header extensions, a key derivation rate, and MKI-selected key sets.
 
+mod batch;
 mod cipher;
+mod counter;
 mod index;
 mod kdf;
 mod key;
@@ -15,6 +17,8 @@ mod unprotect;
 
 use thiserror::Error;
 
+pub(crate) use batch::{Job, open_batch, seal_batch};
+pub(crate) use counter::{CounterCipher, Indexed};
 pub(crate) use index::{ReplayWindow, Standing};
 pub use index::{SrtpSnapshot, SsrcSnapshot};
 pub use key::{Mki, SrtpKey};

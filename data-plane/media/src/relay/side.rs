@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::latch::{Evidence, Latch};
 use crate::packet::PacketBuf;
 use crate::rtcp::{Compound, ReportBlock, RtcpPacket};
-use crate::srtp::{Authenticated, Protect, SrtpError, Unprotect};
+use crate::rtp::RtpHeader;
+use crate::srtp::{Authenticated, CounterCipher, Indexed, Protect, SrtpError, Unprotect};
 use crate::stats::ReceiveStats;
 
 use super::config::{Component, SourcePolicy, SrtpParams, StreamLeg};
@@ -122,14 +123,43 @@ impl Side {
         }
     }
 
-    /// Encrypts in place if the side is SRTP.
-    pub(super) fn protect(&mut self, component: Component, packet: &mut PacketBuf<'_>) -> Result<(), DropReason> {
-        let Some(srtp) = &mut self.srtp else { return Ok(()) };
-        match component {
-            Component::Rtp => srtp.tx.protect_rtp(packet).map(drop),
-            Component::Rtcp => srtp.tx.protect_rtcp(packet).map(drop),
+    /// What [`unprotect`](Self::unprotect) would try first for an RTP packet, if that may be done together with other packets.
+    pub(super) fn batchable(&self, header: &RtpHeader, packet: &[u8]) -> Option<(&CounterCipher, Indexed)> {
+        let srtp = self.srtp.as_ref().filter(|srtp| srtp.old_rx.is_none())?;
+        srtp.rx.as_ref()?.batchable(header, packet)
+    }
+
+    /// Goes on with a packet that was opened under its [`batchable`](Self::batchable) index.
+    pub(super) fn opened(&mut self, at: Indexed) -> Result<Authenticated, DropReason> {
+        let rx = self.srtp.as_mut().and_then(|srtp| srtp.rx.as_mut());
+        rx.ok_or(DropReason::NoKey)?.opened(at).map_err(DropReason::inbound)
+    }
+
+    /// Gives an RTP packet its index if the side is SRTP. With an index returned it is still to be sealed with
+    /// [`sealing`](Self::sealing); suites that work one packet at a time are done with it.
+    pub(super) fn assign(
+        &mut self,
+        header: &RtpHeader,
+        packet: &mut PacketBuf<'_>,
+    ) -> Result<Option<Indexed>, DropReason> {
+        let Some(srtp) = &mut self.srtp else { return Ok(None) };
+        let at = srtp.tx.assign(header, packet).map_err(DropReason::outbound)?;
+        if srtp.tx.batchable().is_some() {
+            return Ok(Some(at));
         }
-        .map_err(DropReason::outbound)
+        srtp.tx.seal(packet, at).map_err(DropReason::outbound)?;
+        Ok(None)
+    }
+
+    /// The cipher that seals what [`assign`](Self::assign) left unsealed.
+    pub(super) fn sealing(&self) -> Option<&CounterCipher> {
+        self.srtp.as_ref()?.tx.batchable()
+    }
+
+    /// Encrypts an RTCP packet in place if the side is SRTP.
+    pub(super) fn protect_rtcp(&mut self, packet: &mut PacketBuf<'_>) -> Result<(), DropReason> {
+        let Some(srtp) = &mut self.srtp else { return Ok(()) };
+        srtp.tx.protect_rtcp(packet).map(drop).map_err(DropReason::outbound)
     }
 
     /// Reads what a compound of this side says about us, and which sender report it carries.

@@ -1,5 +1,6 @@
 //! One session between two phones on a virtual clock. Field bugs of other relays have a test each.
 
+mod burst;
 mod hostile;
 mod latching;
 mod lifecycle;

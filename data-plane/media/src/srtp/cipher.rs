@@ -1,21 +1,19 @@
-//! The packet transforms of the suites: AES counter mode with HMAC-SHA1 (RFC 3711 §4.1.1, §4.2.1), AES-GCM (RFC 7714).
+//! The packet transforms of the suites: AES-GCM (RFC 7714) and everything of SRTCP; counter mode is in [`counter`].
 //!
 //! Knows one packet and its index at a time; which index that is, and whether it was seen before, is decided above.
 
-use aes::{Aes128Enc, Aes192Enc, Aes256Enc};
+use aes::{Aes128Enc, Aes256Enc};
 use aes_gcm::AesGcm;
 use aes_gcm::aead::AeadInOut;
-use cipher::consts::{U12, U16};
-use cipher::{BlockCipherEncrypt, BlockSizeUser, InnerIvInit, KeyInit, StreamCipherCore};
-use ctr::CtrCore;
-use ctr::flavors::Ctr128BE;
-use subtle::ConstantTimeEq;
+use cipher::KeyInit;
+use cipher::consts::U12;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::SrtpError;
+use super::counter::{self, CounterCipher, CounterMode, Indexed};
 use super::kdf::{Label, derive};
 use super::key::SrtpKey;
-use super::mac::{HmacSha1, Prefix};
+use super::mac::HmacSha1;
 use crate::packet::PacketBuf;
 use crate::rtp::SeqNo;
 use crate::suite::SrtpSuite;
@@ -26,52 +24,11 @@ const E_FLAG: u32 = 1 << 31;
 /// Octets of an SRTCP packet that stay in the clear: the first header and the sender's SSRC.
 const RTCP_CLEAR: usize = 8;
 
-/// AES in counter mode, block counter in the lowest 16 bits of the IV. The schedules are boxed: their size
-/// depends on the length, and the portable one is several times the hardware one.
-#[derive(Clone)]
-pub(super) enum CounterMode {
-    Aes128(Box<Aes128Enc>),
-    Aes192(Box<Aes192Enc>),
-    Aes256(Box<Aes256Enc>),
-}
-
-impl CounterMode {
-    /// `key` is 16, 24 or 32 octets: the lengths the suites have.
-    pub(super) fn new(key: &[u8]) -> Self {
-        const LENGTH: &str = "suites have keys of 16, 24 or 32 octets";
-        match key.len() {
-            16 => Self::Aes128(Box::new(Aes128Enc::new_from_slice(key).expect(LENGTH))),
-            24 => Self::Aes192(Box::new(Aes192Enc::new_from_slice(key).expect(LENGTH))),
-            _ => Self::Aes256(Box::new(Aes256Enc::new_from_slice(key).expect(LENGTH))),
-        }
-    }
-
-    /// Adds the keystream that starts at `iv` to `data`.
-    pub(super) fn apply(&self, iv: &[u8; 16], data: &mut [u8]) {
-        fn run<C: BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>>(aes: &C, iv: &[u8; 16], data: &mut [u8]) {
-            CtrCore::<&C, Ctr128BE>::inner_iv_init(aes, iv.into()).apply_keystream_partial(data.into());
-        }
-        match self {
-            Self::Aes128(aes) => run(aes.as_ref(), iv, data),
-            Self::Aes192(aes) => run(aes.as_ref(), iv, data),
-            Self::Aes256(aes) => run(aes.as_ref(), iv, data),
-        }
-    }
-}
-
 /// Session keys of SRTP, expanded: used for every packet.
 #[derive(Clone)]
 pub(super) enum RtpCipher {
-    CounterMode {
-        aes: CounterMode,
-        mac: HmacSha1,
-        salt: [u8; 14],
-        tag_len: u8,
-    },
-    Gcm {
-        aead: Gcm,
-        salt: [u8; 12],
-    },
+    Counter(CounterCipher),
+    Gcm { aead: Gcm, salt: [u8; 12] },
 }
 
 /// AES-GCM with a 96-bit nonce and a 128-bit tag.
@@ -113,63 +70,48 @@ impl Gcm {
 impl RtpCipher {
     pub(super) fn new(key: &SrtpKey) -> Self {
         let suite = key.suite();
-        let enc = session_key(key, Label::RtpEncryption);
         if suite.is_aead() {
+            let mut enc = Zeroizing::new([0; 32]);
+            let enc = &mut enc[..suite.key_len()];
+            derive(key, Label::RtpEncryption, enc);
             let mut salt = [0; 12];
             derive(key, Label::RtpSalt, &mut salt);
             Self::Gcm {
-                aead: Gcm::new(&enc),
+                aead: Gcm::new(enc),
                 salt,
             }
         } else {
-            let mut salt = [0; 14];
-            derive(key, Label::RtpSalt, &mut salt);
-            let mut auth = Zeroizing::new([0; 20]);
-            derive(key, Label::RtpAuthentication, auth.as_mut());
-            let tag_len = suite.rtp_tag_len() as u8;
-            Self::CounterMode {
-                aes: CounterMode::new(&enc),
-                mac: HmacSha1::new(auth.as_ref()),
-                salt,
-                tag_len,
+            Self::Counter(CounterCipher::new(key))
+        }
+    }
+
+    /// Encrypts the payload and appends tag and MKI (RFC 3711 §3.1, RFC 7714 §7.1).
+    pub(super) fn protect(&self, packet: &mut PacketBuf<'_>, at: Indexed, mki: &[u8]) -> Result<(), SrtpError> {
+        if !packet.fits(self.tag_len() + mki.len()) {
+            return Err(SrtpError::NoRoom);
+        }
+        match self {
+            Self::Counter(cipher) => cipher.protect(packet, at, mki),
+            Self::Gcm { aead, salt } => {
+                let (aad, payload) = packet.as_mut_slice().split_at_mut(at.header_len);
+                let tag = aead.seal(&gcm_rtp_nonce(salt, at.ssrc, at.index), aad, payload)?;
+                append(packet, &[&tag, mki])
             }
         }
     }
 
-    /// Encrypts the payload after `header_len` and appends tag and MKI (RFC 3711 §3.1, RFC 7714 §7.1).
-    pub(super) fn protect(
-        &self,
-        packet: &mut PacketBuf<'_>,
-        header_len: usize,
-        ssrc: u32,
-        index: SeqNo,
-        mki: &[u8],
-    ) -> Result<(), SrtpError> {
-        let tag_len = self.tag_len();
-        if !packet.fits(tag_len + mki.len()) {
-            return Err(SrtpError::NoRoom);
-        }
+    /// The counter-mode suites' cipher, which also works on several packets at once.
+    pub(super) fn counter(&self) -> Option<&CounterCipher> {
         match self {
-            Self::CounterMode { aes, mac, salt, .. } => {
-                aes.apply(
-                    &counter_iv(salt, ssrc, index.as_u64()),
-                    &mut packet.as_mut_slice()[header_len..],
-                );
-                let tag = mac.finish(&mac.prefix(packet.as_slice()), &index.roc().to_be_bytes());
-                append(packet, &[mki, &tag[..tag_len]])
-            }
-            Self::Gcm { aead, salt } => {
-                let (aad, payload) = packet.as_mut_slice().split_at_mut(header_len);
-                let tag = aead.seal(&gcm_rtp_nonce(salt, ssrc, index), aad, payload)?;
-                append(packet, &[&tag, mki])
-            }
+            Self::Counter(cipher) => Some(cipher),
+            Self::Gcm { .. } => None,
         }
     }
 
     /// Octets of the authentication tag.
     pub(super) fn tag_len(&self) -> usize {
         match self {
-            Self::CounterMode { tag_len, .. } => usize::from(*tag_len),
+            Self::Counter(cipher) => cipher.tag_len(),
             Self::Gcm { .. } => 16,
         }
     }
@@ -184,37 +126,18 @@ impl RtpCipher {
         mut candidates: impl Iterator<Item = SeqNo>,
         mki: &[u8],
     ) -> Result<SeqNo, SrtpError> {
-        let body_len = packet
-            .len()
-            .checked_sub(self.tag_len() + mki.len())
-            .filter(|&len| len >= header_len)
-            .ok_or(SrtpError::Malformed)?;
-        let (body, trailer) = packet.as_mut_slice().split_at_mut(body_len);
-        let index = match self {
-            Self::CounterMode {
-                aes,
-                mac,
-                salt,
-                tag_len,
-            } => {
-                let (packet_mki, tag) = trailer.split_at(mki.len());
-                check_mki(packet_mki, mki)?;
-                let prefix = mac.prefix(body);
-                let authentic = |index: &SeqNo| tag_matches(mac, &prefix, &index.roc().to_be_bytes(), tag, *tag_len);
-                let index = candidates.find(authentic).ok_or(SrtpError::Unauthentic)?;
-                aes.apply(&counter_iv(salt, ssrc, index.as_u64()), &mut body[header_len..]);
-                index
-            }
-            Self::Gcm { aead, salt } => {
-                let (tag, packet_mki) = trailer.split_at(16);
-                check_mki(packet_mki, mki)?;
-                let tag: &[u8; 16] = tag.first_chunk().ok_or(SrtpError::Malformed)?;
-                let (aad, payload) = body.split_at_mut(header_len);
-                candidates
-                    .find(|&index| aead.open(&gcm_rtp_nonce(salt, ssrc, index), aad, payload, tag).is_ok())
-                    .ok_or(SrtpError::Unauthentic)?
-            }
+        let (aead, salt) = match self {
+            Self::Counter(cipher) => return cipher.unprotect(packet, header_len, ssrc, candidates, mki),
+            Self::Gcm { aead, salt } => (aead, salt),
         };
+        let body_len = body_len(packet.len(), header_len, 16 + mki.len())?;
+        let (body, trailer) = packet.as_mut_slice().split_at_mut(body_len);
+        let (tag, packet_mki) = trailer.split_first_chunk::<16>().ok_or(SrtpError::Malformed)?;
+        check_mki(packet_mki, mki)?;
+        let (aad, payload) = body.split_at_mut(header_len);
+        let index = candidates
+            .find(|&index| aead.open(&gcm_rtp_nonce(salt, ssrc, index), aad, payload, tag).is_ok())
+            .ok_or(SrtpError::Unauthentic)?;
         packet.truncate(body_len);
         Ok(index)
     }
@@ -264,7 +187,7 @@ impl RtcpCipher {
             append(packet, &[&tag, &word, mki])
         } else {
             self.counter_mode()
-                .apply(&counter_iv(&self.salt, ssrc, u64::from(index)), payload);
+                .apply(&counter::iv(&self.salt, ssrc, u64::from(index)), payload);
             let mac = HmacSha1::new(&self.auth);
             let tag = mac.finish(&mac.prefix(packet.as_slice()), &word);
             append(packet, &[&word, mki, &tag[..tag_len]])
@@ -275,11 +198,7 @@ impl RtcpCipher {
     /// On failure the packet is unchanged.
     pub(super) fn unprotect(&self, packet: &mut PacketBuf<'_>, mki: &[u8]) -> Result<u32, SrtpError> {
         let tag_len = self.suite.rtcp_tag_len();
-        let body_len = packet
-            .len()
-            .checked_sub(tag_len + 4 + mki.len())
-            .filter(|&len| len >= RTCP_CLEAR)
-            .ok_or(SrtpError::Malformed)?;
+        let body_len = body_len(packet.len(), RTCP_CLEAR, tag_len + 4 + mki.len())?;
         let index = if self.suite.is_aead() {
             self.open_gcm(packet.as_mut_slice(), body_len, mki)?
         } else {
@@ -295,7 +214,7 @@ impl RtcpCipher {
         let (packet_mki, tag) = trailer.split_at(mki.len());
         check_mki(packet_mki, mki)?;
         let mac = HmacSha1::new(&self.auth);
-        if !tag_matches(&mac, &mac.prefix(body), word, tag, self.suite.rtcp_tag_len() as u8) {
+        if !counter::tag_matches(&mac, &mac.prefix(body), word, tag, self.suite.rtcp_tag_len() as u8) {
             return Err(SrtpError::Unauthentic);
         }
         let word = u32::from_be_bytes(*word);
@@ -304,7 +223,7 @@ impl RtcpCipher {
             let (clear, payload) = split_rtcp(body)?;
             let ssrc = u32::from_be_bytes([clear[4], clear[5], clear[6], clear[7]]);
             self.counter_mode()
-                .apply(&counter_iv(&self.salt, ssrc, u64::from(index)), payload);
+                .apply(&counter::iv(&self.salt, ssrc, u64::from(index)), payload);
         }
         Ok(index)
     }
@@ -350,15 +269,6 @@ impl RtcpCipher {
     }
 }
 
-/// RFC 3711 §4.1.1: IV = (salt * 2^16) XOR (SSRC * 2^64) XOR (index * 2^16).
-pub(super) fn counter_iv(salt: &[u8; 14], ssrc: u32, index: u64) -> [u8; 16] {
-    let mut iv = [0; 16];
-    iv[..14].copy_from_slice(salt);
-    xor(&mut iv[4..8], &ssrc.to_be_bytes());
-    xor(&mut iv[8..14], &index.to_be_bytes()[2..]);
-    iv
-}
-
 /// RFC 7714 §8.1: two zero octets, SSRC, ROC, SEQ; XOR salt.
 fn gcm_rtp_nonce(salt: &[u8; 12], ssrc: u32, index: SeqNo) -> [u8; 12] {
     let mut nonce = *salt;
@@ -375,6 +285,14 @@ fn gcm_rtcp_aad(clear: &[u8; RTCP_CLEAR], word: [u8; 4]) -> [u8; RTCP_CLEAR + 4]
     aad
 }
 
+/// Octets before a trailer of `trailer_len`; the header must be among them.
+pub(super) fn body_len(packet_len: usize, header_len: usize, trailer_len: usize) -> Result<usize, SrtpError> {
+    packet_len
+        .checked_sub(trailer_len)
+        .filter(|&len| len >= header_len)
+        .ok_or(SrtpError::Malformed)
+}
+
 fn split_rtcp(packet: &mut [u8]) -> Result<(&[u8; RTCP_CLEAR], &mut [u8]), SrtpError> {
     let (clear, payload) = packet
         .split_first_chunk_mut::<RTCP_CLEAR>()
@@ -382,19 +300,8 @@ fn split_rtcp(packet: &mut [u8]) -> Result<(&[u8; RTCP_CLEAR], &mut [u8]), SrtpE
     Ok((clear, payload))
 }
 
-fn session_key(key: &SrtpKey, label: Label) -> Zeroizing<Vec<u8>> {
-    let mut session = Zeroizing::new(vec![0; key.suite().key_len()]);
-    derive(key, label, &mut session);
-    session
-}
-
-/// Compares in constant time, so that a forger learns nothing from how long a refusal takes.
-fn tag_matches(mac: &HmacSha1, prefix: &Prefix, trailer: &[u8; 4], tag: &[u8], tag_len: u8) -> bool {
-    mac.finish(prefix, trailer)[..usize::from(tag_len)].ct_eq(tag).into()
-}
-
 /// The MKI is not authenticated and no secret (RFC 3711 §3.1): a plain comparison will do.
-fn check_mki(packet_mki: &[u8], mki: &[u8]) -> Result<(), SrtpError> {
+pub(super) fn check_mki(packet_mki: &[u8], mki: &[u8]) -> Result<(), SrtpError> {
     if packet_mki == mki {
         Ok(())
     } else {
@@ -402,14 +309,14 @@ fn check_mki(packet_mki: &[u8], mki: &[u8]) -> Result<(), SrtpError> {
     }
 }
 
-fn append(packet: &mut PacketBuf<'_>, parts: &[&[u8]]) -> Result<(), SrtpError> {
+pub(super) fn append(packet: &mut PacketBuf<'_>, parts: &[&[u8]]) -> Result<(), SrtpError> {
     parts
         .iter()
         .try_for_each(|part| packet.extend_from_slice(part))
         .map_err(|_| SrtpError::NoRoom)
 }
 
-fn xor(target: &mut [u8], mask: &[u8]) {
+pub(super) fn xor(target: &mut [u8], mask: &[u8]) {
     target.iter_mut().zip(mask).for_each(|(octet, mask)| *octet ^= mask);
 }
 

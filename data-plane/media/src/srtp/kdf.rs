@@ -1,6 +1,6 @@
 //! Session key derivation (RFC 3711 §4.3, RFC 6188 §3, RFC 7714 §11), key derivation rate 0.
 
-use super::cipher::CounterMode;
+use super::counter::CounterMode;
 use super::key::SrtpKey;
 
 /// What a session key is for (RFC 3711 §4.3.2).

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::cipher::{RtcpCipher, RtpCipher};
+use super::counter::{CounterCipher, Indexed};
 use super::index::{ReplayWindow, SrtpSnapshot, SsrcSnapshot, SsrcTable, Standing};
 use super::key::SrtpKey;
 use super::{SrtpError, index};
@@ -79,17 +80,39 @@ impl Protect {
     /// The packet is unchanged but possibly for its sequence number, and must not be sent.
     pub fn protect_rtp(&mut self, packet: &mut PacketBuf<'_>) -> Result<SeqNo, SrtpError> {
         let header = RtpHeader::parse(packet.as_slice()).map_err(|_| SrtpError::Malformed)?;
-        let mki = self.key.mki().map_or(&[][..], |mki| mki.as_bytes());
-        if !packet.fits(self.rtp.tag_len() + mki.len()) {
+        let at = self.assign(&header, packet)?;
+        self.seal(packet, at)?;
+        Ok(at.index)
+    }
+
+    /// Gives an RTP packet, whose header this is, its index. What comes then must be [`seal`](Self::seal) or a [`Job`](super::Job) with
+    /// [`batchable`](Self::batchable): the index is used up.
+    ///
+    /// # Errors
+    /// As [`protect_rtp`](Self::protect_rtp).
+    pub(crate) fn assign(&mut self, header: &RtpHeader, packet: &mut PacketBuf<'_>) -> Result<Indexed, SrtpError> {
+        if !packet.fits(self.rtp.tag_len() + self.mki().len()) {
             return Err(SrtpError::NoRoom);
         }
-        let source = source(&mut self.sources, header.ssrc)?;
-        let index = source.assign(header.sequence)?;
+        let index = source(&mut self.sources, header.ssrc)?.assign(header.sequence)?;
         if index.sequence() != header.sequence {
             RtpHeader::set_sequence(packet.as_mut_slice(), index.sequence());
         }
-        self.rtp.protect(packet, header.header_len, header.ssrc, index, mki)?;
-        Ok(index)
+        Ok(Indexed {
+            header_len: header.header_len,
+            ssrc: header.ssrc,
+            index,
+        })
+    }
+
+    /// Encrypts a packet under the index it was [assigned](Self::assign) and appends the trailer.
+    pub(crate) fn seal(&self, packet: &mut PacketBuf<'_>, at: Indexed) -> Result<(), SrtpError> {
+        self.rtp.protect(packet, at, self.mki())
+    }
+
+    /// The cipher of packets that may be sealed together with others; `None` for what goes one at a time.
+    pub(crate) fn batchable(&self) -> Option<&CounterCipher> {
+        self.rtp.counter().filter(|_| self.key.mki().is_none())
     }
 
     /// Protects an RTCP compound packet, whose first sender SSRC selects the counter, and returns its index.
@@ -106,6 +129,10 @@ impl Protect {
         self.rtcp.protect(packet, source.rtcp + 1, mki)?;
         source.rtcp += 1;
         Ok(source.rtcp)
+    }
+
+    fn mki(&self) -> &[u8] {
+        self.key.mki().map_or(&[], |mki| mki.as_bytes())
     }
 
     /// Where every source stands.

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::SrtpError;
-use super::cipher::{RtcpCipher, RtpCipher};
+use super::cipher::{RtcpCipher, RtpCipher, body_len};
+use super::counter::{CounterCipher, Indexed};
 use super::index::{ReplayWindow, SrtpSnapshot, SsrcSnapshot, SsrcTable, Standing};
 use super::key::SrtpKey;
 use super::protect::rtcp_ssrc;
@@ -109,11 +110,7 @@ impl Unprotect {
     pub fn unprotect_rtp(&mut self, packet: &mut PacketBuf<'_>) -> Result<Authenticated, SrtpError> {
         let header = RtpHeader::parse(packet.as_slice()).map_err(|_| SrtpError::Malformed)?;
         let mki = self.key.mki().map_or(&[][..], |mki| mki.as_bytes());
-        let state = self
-            .sources
-            .find(header.ssrc)
-            .map_or(RtpState::New, |source| source.rtp);
-        let candidates = state.candidates(header.sequence);
+        let candidates = self.candidates(header.ssrc, header.sequence);
         let index = self.rtp.unprotect(
             packet,
             header.header_len,
@@ -121,7 +118,41 @@ impl Unprotect {
             candidates.into_iter().flatten(),
             mki,
         )?;
-        let source = self.heard(header.ssrc);
+        self.accept(header.ssrc, index)
+    }
+
+    /// The cipher for a packet that may be opened together with others, and the likeliest index to open it under; `None`
+    /// for what goes one at a time. Believes nothing and changes nothing.
+    pub(crate) fn batchable(&self, header: &RtpHeader, packet: &[u8]) -> Option<(&CounterCipher, Indexed)> {
+        let cipher = self.rtp.counter().filter(|_| self.key.mki().is_none())?;
+        body_len(packet.len(), header.header_len, cipher.tag_len()).ok()?;
+        let at = Indexed {
+            header_len: header.header_len,
+            ssrc: header.ssrc,
+            index: self.candidates(header.ssrc, header.sequence)[0]?,
+        };
+        Some((cipher, at))
+    }
+
+    /// Goes on with a packet that was opened by a [`Job`](super::Job) with [`batchable`](Self::batchable). Packets before it
+    /// in the same batch may have moved the source on meanwhile: what counts is where it stands now.
+    pub(crate) fn opened(&mut self, at: Indexed) -> Result<Authenticated, SrtpError> {
+        if self.candidates(at.ssrc, at.index.sequence()).contains(&Some(at.index)) {
+            self.accept(at.ssrc, at.index)
+        } else {
+            Err(SrtpError::Unauthentic)
+        }
+    }
+
+    /// Indices to try for a packet, likeliest first.
+    fn candidates(&self, ssrc: u32, sequence: u16) -> [Option<SeqNo>; 5] {
+        let state = self.sources.find(ssrc).map_or(RtpState::New, |source| source.rtp);
+        state.candidates(sequence)
+    }
+
+    /// Refuses the index of an authentic packet if it was seen before, and marks it as seen.
+    fn accept(&mut self, ssrc: u32, index: SeqNo) -> Result<Authenticated, SrtpError> {
+        let source = self.heard(ssrc);
         let newest = match &mut source.rtp {
             RtpState::Running(window) => {
                 let standing = window.standing(index.as_u64());
@@ -136,10 +167,7 @@ impl Unprotect {
                 true
             }
         };
-        Ok(Authenticated {
-            ssrc: header.ssrc,
-            newest,
-        })
+        Ok(Authenticated { ssrc, newest })
     }
 
     /// Authenticates an SRTCP packet and decrypts it if its E flag is set.

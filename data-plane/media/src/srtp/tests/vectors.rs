@@ -1,7 +1,8 @@
 //! Vectors of RFC 3711 B.2, RFC 6188 §7.1 and §7.3, RFC 7714 §16 and §17, and of libsrtp's test driver
 //! (whole packets from a master key). Key derivation vectors are beside the derivation.
 
-use super::super::cipher::{CounterMode, RtcpCipher, RtpCipher, counter_iv};
+use super::super::cipher::{RtcpCipher, RtpCipher};
+use super::super::counter::{self, CounterMode};
 use super::*;
 
 /// Session salt of the keystream vectors; with SSRC 0 and index 0 the IV is salt * 2^16.
@@ -11,7 +12,7 @@ const STREAM_SALT: &str = "F0F1F2F3F4F5F6F7F8F9FAFBFCFD";
 fn check_keystream(key: &str, first: &str, last: &str) {
     let salt = unhex(STREAM_SALT).try_into().unwrap();
     let mut stream = vec![0; 0xFF02 * 16];
-    CounterMode::new(&unhex(key)).apply(&counter_iv(&salt, 0, 0), &mut stream);
+    CounterMode::new(&unhex(key)).apply(&counter::iv(&salt, 0, 0), &mut stream);
     assert_eq!(stream[..48], unhex(first));
     assert_eq!(stream[0xFEFF * 16..], unhex(last));
 }
@@ -70,11 +71,13 @@ fn rfc_7714_16_srtp() {
     ] {
         let cipher = RtpCipher::gcm_from_session(&unhex(key), unhex(GCM_SALT).try_into().unwrap());
         let index = SeqNo::new(0, 0xF17B);
+        let at = Indexed {
+            header_len: 12,
+            ssrc: 0x5501_A0B2,
+            index,
+        };
         let mut packet = unhex(GCM_RTP);
-        edit(&mut packet, |packet| {
-            cipher.protect(packet, 12, 0x5501_A0B2, index, &[])
-        })
-        .unwrap();
+        edit(&mut packet, |packet| cipher.protect(packet, at, &[])).unwrap();
         assert_eq!(packet, unhex(protected));
         let opened = edit(&mut packet, |packet| {
             cipher.unprotect(packet, 12, 0x5501_A0B2, [index].into_iter(), &[])
