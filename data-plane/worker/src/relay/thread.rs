@@ -12,10 +12,12 @@ use slab::Slab;
 use smallvec::SmallVec;
 use trunkline_engine::io::{RelayCommand, RelayEvent, SessionId};
 use trunkline_media::packet::PacketBuf;
-use trunkline_media::relay::{Component, LegId, LocalPort, PerLeg, RelaySession, SessionConfig, Verdict};
+use trunkline_media::relay::{
+    BurstPacket, Component, LegId, LocalPort, PerLeg, RelaySession, SessionConfig, SessionTable, Verdict, relay_burst,
+};
 
 use super::Order;
-use super::burst::Burst;
+use super::burst::{BURST, Burst};
 use super::counters::{Batch, RelayCounters};
 use super::pool::PortPool;
 use super::wire::{Leaving, Place, PortKey, Wire};
@@ -122,21 +124,29 @@ impl<W: Wire> MediaThread<W> {
     /// Takes the burst from what arrived to what leaves.
     fn relay(&mut self, now: Instant) {
         let (arrived, leaving) = self.burst.split();
-        for (packet, storage) in arrived {
-            let Some(session) = self.sessions.table.get_mut(packet.place.session) else {
-                continue;
-            };
-            let mut buffer = PacketBuf::new(storage, packet.length);
-            let verdict = session
-                .relay
-                .handle_packet(now, packet.place.port, packet.source, packet.tos, &mut buffer);
-            match verdict {
-                Verdict::Forward { from, destination } => leaving.extend(session.port(from).map(|from| Leaving {
-                    slot: packet.slot,
-                    length: buffer.len(),
-                    from,
-                    destination,
-                })),
+        let (mut slots, mut packets) = (SmallVec::<[usize; BURST]>::new(), SmallVec::<[_; BURST]>::new());
+        for (arrived, storage) in arrived {
+            let Place { session, port } = arrived.place;
+            let packet = PacketBuf::new(storage, arrived.length);
+            slots.push(arrived.slot);
+            packets.push(BurstPacket::new(session, port, arrived.source, arrived.tos, packet));
+        }
+        relay_burst(now, &mut self.sessions, &mut packets);
+        for (slot, packet) in slots.iter().zip(&packets) {
+            match packet.verdict {
+                Verdict::Forward { from, destination } => {
+                    let port = self
+                        .sessions
+                        .table
+                        .get(packet.session)
+                        .and_then(|session| session.port(from));
+                    leaving.extend(port.map(|from| Leaving {
+                        slot: *slot,
+                        length: packet.packet.len(),
+                        from,
+                        destination,
+                    }));
+                }
                 Verdict::Drop(reason) => self.batch.dropped[reason as usize] += 1,
             }
         }
@@ -260,6 +270,18 @@ impl<W: Wire> MediaThread<W> {
             tracing::warn!(session = id.0, "shard is too busy for a media event");
         }
         told
+    }
+}
+
+impl SessionTable for Sessions {
+    type Key = usize;
+
+    fn session(&self, key: usize) -> Option<&RelaySession> {
+        self.table.get(key).map(|session| &session.relay)
+    }
+
+    fn session_mut(&mut self, key: usize) -> Option<&mut RelaySession> {
+        self.table.get_mut(key).map(|session| &mut session.relay)
     }
 }
 
