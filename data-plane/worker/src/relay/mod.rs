@@ -4,6 +4,7 @@
 //! that owns the call. Tiers differ in how packets reach [`trunkline_media::relay::RelaySession`] and leave it, not in what
 //! becomes of them: a thread is the same over any `Wire`.
 
+mod ancillary;
 mod burst;
 pub mod counters;
 mod epoll;

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use super::ancillary;
+
 /// Room for 1 s of a 50 pps stream with the kernel's book-keeping, so that a stall of the thread loses nothing.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 
@@ -65,7 +67,7 @@ pub fn receive(fd: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Received> {
     Ok(Received {
         length: if flags & libc::MSG_TRUNC != 0 { 0 } else { length },
         source,
-        tos: tos_of(&control.0[..control_length.min(64)]),
+        tos: ancillary::read(&control.0[..control_length.min(64)]).tos,
     })
 }
 
@@ -106,31 +108,6 @@ fn receive_message(
         })
     }?;
     Ok((received, source, control_length, flags))
-}
-
-/// Walks the control messages: length (of the machine's word), level, type, data, padded to words.
-fn tos_of(mut control: &[u8]) -> Option<u8> {
-    const WORD: usize = size_of::<usize>();
-    const HEADER: usize = WORD + 8;
-    while control.len() > HEADER {
-        let length = usize::from_ne_bytes(control[..WORD].try_into().ok()?);
-        let level = i32::from_ne_bytes(control[WORD..WORD + 4].try_into().ok()?);
-        let kind = i32::from_ne_bytes(control[WORD + 4..HEADER].try_into().ok()?);
-        if length <= HEADER || length > control.len() {
-            return None;
-        }
-        match (level, kind) {
-            // One octet for IPv4, an int for IPv6; the value fits the octet of lowest weight.
-            (libc::IPPROTO_IP, libc::IP_TOS) => return Some(control[HEADER]),
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                let value = i32::from_ne_bytes(control.get(HEADER..HEADER + 4)?.try_into().ok()?);
-                return u8::try_from(value).ok();
-            }
-            _ => {}
-        }
-        control = &control[length.next_multiple_of(WORD).min(control.len())..];
-    }
-    None
 }
 
 #[cfg(test)]
