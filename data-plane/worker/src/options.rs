@@ -57,8 +57,8 @@ pub struct Options {
     #[arg(long, env = "TRUNKLINE_MEDIA_THREADS")]
     pub media_threads: Option<NonZeroUsize>,
 
-    /// How media packets are received and sent: `epoll`, `fan-in` (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW), or `auto` for the
-    /// fastest that the process has the rights for.
+    /// How media packets are received and sent: `epoll`, `fan-in` (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW), `auto` for the better
+    /// of these that the process has the rights for, or `fan-in-direct`, which sends past the system's outgoing filters.
     #[arg(long, env = "TRUNKLINE_MEDIA_TIER", default_value = "auto")]
     pub media_tier: TierChoice,
 

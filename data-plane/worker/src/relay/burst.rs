@@ -8,8 +8,8 @@ use super::wire::{Arrived, Leaving};
 pub(super) const BURST: usize = 64;
 /// Largest datagram that is relayed; RTP stays below the MTU. A larger one arrives with length 0.
 pub(super) const DATAGRAM: usize = 2048;
-/// Free octets before each datagram: an IPv6 and a UDP header can be written there.
-pub(super) const HEAD: usize = 48;
+/// Free octets before each datagram: an Ethernet, an IPv6 and a UDP header can be written there.
+pub(super) const HEAD: usize = 64;
 /// One slot: head, datagram, room for an SRTP trailer; whole cache lines.
 const SLOT: usize = (HEAD + DATAGRAM + PacketBuf::HEADROOM).next_multiple_of(64);
 

@@ -26,7 +26,7 @@ use trunkline_engine::io::{RelayCommand, SessionId};
 
 use self::counters::RelayCounters;
 use self::epoll::EpollWire;
-use self::fan_in::FanIn;
+use self::fan_in::{Exit, FanIn, FanInWire};
 pub use self::fan_in::{FanInError, SteeringError};
 use self::pool::PortPool;
 use self::thread::MediaThread;
@@ -44,6 +44,9 @@ pub enum Tier {
     /// A socket for each thread, to which a BPF program steers the leased ports; batches in and out. Needs CAP_BPF,
     /// CAP_NET_ADMIN and CAP_NET_RAW.
     FanIn,
+    /// The same, and what leaves is handed to the link itself where a plain way leads over one: past the system's outgoing
+    /// filters, address translation and queueing disciplines. Only on demand.
+    FanInDirect,
 }
 
 impl Tier {
@@ -52,6 +55,7 @@ impl Tier {
         match self {
             Tier::Epoll => "epoll",
             Tier::FanIn => "fan-in",
+            Tier::FanInDirect => "fan-in-direct",
         }
     }
 }
@@ -65,7 +69,7 @@ impl fmt::Display for Tier {
 /// Which tier is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TierChoice {
-    /// The fastest that the process has the rights for.
+    /// The fastest that the process has the rights for and that leaves the system's filters in force.
     #[default]
     Auto,
     /// This one, or none.
@@ -76,11 +80,13 @@ impl FromStr for TierChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let only = [Tier::Epoll, Tier::FanIn].into_iter().find(|tier| tier.name() == text);
+        let only = [Tier::Epoll, Tier::FanIn, Tier::FanInDirect]
+            .into_iter()
+            .find(|tier| tier.name() == text);
         match (text, only) {
             ("auto", _) => Ok(TierChoice::Auto),
             (_, Some(tier)) => Ok(TierChoice::Only(tier)),
-            _ => Err("`auto`, `epoll` or `fan-in`".into()),
+            _ => Err("`auto`, `epoll`, `fan-in` or `fan-in-direct`".into()),
         }
     }
 }
@@ -131,17 +137,18 @@ impl RelayThreads {
         pool: &Arc<PortPool>,
         shards: &Shards,
     ) -> Result<RelayThreads, StartError> {
-        let wires = match choice {
-            TierChoice::Only(Tier::Epoll) => None,
-            TierChoice::Only(Tier::FanIn) => Some(fan_in_wires(count)?),
-            TierChoice::Auto => fan_in_wires(count)
-                .inspect_err(|error| {
-                    let cause = error as &dyn std::error::Error;
+        let (tier, wires) = match choice {
+            TierChoice::Only(Tier::Epoll) => (Tier::Epoll, None),
+            TierChoice::Only(tier) => (tier, Some(fan_in_wires(tier, count)?)),
+            TierChoice::Auto => match fan_in_wires(Tier::FanIn, count) {
+                Ok(wires) => (Tier::FanIn, Some(wires)),
+                Err(error) => {
+                    let cause = &error as &dyn std::error::Error;
                     tracing::info!(error = cause, "the fan-in tier cannot be used here");
-                })
-                .ok(),
+                    (Tier::Epoll, None)
+                }
+            },
         };
-        let tier = wires.as_ref().map_or(Tier::Epoll, |_| Tier::FanIn);
         let mut start = Start {
             pool,
             shards,
@@ -184,8 +191,11 @@ impl RelayThreads {
     }
 }
 
-fn fan_in_wires(count: NonZeroUsize) -> Result<Vec<fan_in::FanInWire>, FanInError> {
-    let shared = FanIn::new()?;
+fn fan_in_wires(tier: Tier, count: NonZeroUsize) -> Result<Vec<FanInWire>, FanInError> {
+    let shared = FanIn::new(match tier {
+        Tier::FanInDirect => Exit::Direct,
+        Tier::Epoll | Tier::FanIn => Exit::Raw,
+    })?;
     (0..count.get()).map(|thread| shared.wire(thread)).collect()
 }
 

@@ -2,12 +2,15 @@
 //!
 //! What a relay costs is the kernel's work for each socket that wakes up. Here a BPF program (`steering`) gives all
 //! datagrams of the leased ports of a thread to one socket, from which they are read in batches with the address they were
-//! sent to (`receive`); they leave in batches by a raw socket (`raw`). Under load the thread rests for a moment between two
-//! batches, so that they are large.
+//! sent to (`receive`); they leave in batches by a raw socket (`outlet`), or where that was asked for by the links
+//! themselves (`direct`). Under load the thread rests for a moment between two batches, so that they are large.
 //!
 //! Needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW, and a kernel with `sk_lookup` programs (5.9).
 
-mod raw;
+mod direct;
+mod headers;
+mod netlink;
+mod outlet;
 mod receive;
 mod steering;
 
@@ -16,18 +19,20 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use self::raw::RawSender;
+use self::direct::Direct;
+use self::headers::Heading;
+use self::outlet::{Outlet, raw_address};
 use self::receive::{Received, Room};
 use self::steering::Steering;
 pub use self::steering::SteeringError;
-use super::burst::{BURST, Burst, DATAGRAM};
+use super::burst::{BURST, Burst, DATAGRAM, HEAD};
 use super::counters::Batch;
 use super::socket;
 use super::wire::{Arrived, Leaving, Place, PortKey, WAKE, Wire};
@@ -54,13 +59,27 @@ pub enum FanInError {
 }
 
 /// What the threads of a worker share.
-#[derive(Clone)]
-pub(super) struct FanIn(Arc<Steering>);
+pub(super) struct FanIn {
+    steering: Arc<Steering>,
+    exit: Exit,
+}
+
+/// How packets leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Through the kernel's IP layer.
+    Raw,
+    /// By the link itself where there is a plain way over one.
+    Direct,
+}
 
 impl FanIn {
     /// Attaches the program.
-    pub(super) fn new() -> Result<FanIn, FanInError> {
-        Ok(FanIn(Arc::new(Steering::attach()?)))
+    pub(super) fn new(exit: Exit) -> Result<FanIn, FanInError> {
+        Ok(FanIn {
+            steering: Arc::new(Steering::attach()?),
+            exit,
+        })
     }
 
     /// The wire of a thread.
@@ -69,7 +88,7 @@ impl FanIn {
         let family = |number: usize, address: IpAddr| -> Result<Family, FanInError> {
             let place = u32::try_from(2 * thread + number).expect("a handful of threads");
             let family = Family::new(address, place)?;
-            self.0.add_socket(place, &family.inbox)?;
+            self.steering.add_socket(place, &family.inbox)?;
             poll.registry()
                 .register(
                     &mut SourceFd(&family.inbox.as_raw_fd()),
@@ -88,8 +107,13 @@ impl FanIn {
                 None
             }
         };
+        let direct = match self.exit {
+            Exit::Raw => None,
+            Exit::Direct => Some(Direct::new().map_err(|error| FanInError::Socket("sends directly", error))?),
+        };
         Ok(FanInWire {
-            steering: Arc::clone(&self.0),
+            direct,
+            steering: Arc::clone(&self.steering),
             poll,
             events: Events::with_capacity(8),
             v4,
@@ -107,7 +131,7 @@ impl FanIn {
 struct Family {
     place: u32,
     inbox: UdpSocket,
-    outlet: RawSender,
+    outlet: Outlet,
     /// Ports that are open. Without any the inbox is not asked: only strays could be there.
     open: usize,
 }
@@ -122,6 +146,7 @@ struct Port {
 const NONE: u32 = u32::MAX;
 
 pub(super) struct FanInWire {
+    direct: Option<Direct>,
     steering: Arc<Steering>,
     poll: Poll,
     events: Events,
@@ -158,10 +183,23 @@ impl Family {
         Ok(Family {
             place,
             inbox: inbox().map_err(|error| FanInError::Socket("receives", error))?,
-            outlet: RawSender::new(Domain::for_address(SocketAddr::new(loopback, 0)))
+            outlet: Outlet::raw(Domain::for_address(SocketAddr::new(loopback, 0)))
                 .map_err(|error| FanInError::Socket("sends", error))?,
             open: 0,
         })
+    }
+
+    /// Writes the headers of a datagram in front of it and queues it for the raw socket.
+    fn queue(&mut self, burst: &mut Burst, leaving: Leaving, port: &Port) {
+        let start = HEAD - headers::length(port.local);
+        let heading = Heading {
+            source: port.local,
+            destination: leaving.destination,
+            tos: port.tos,
+            identification: 0,
+        };
+        headers::write(&mut burst.slot(leaving.slot)[start..HEAD + leaving.length], &heading);
+        self.outlet.queue(leaving, start, raw_address(leaving.destination));
     }
 }
 
@@ -263,26 +301,35 @@ impl Wire for FanInWire {
     }
 
     fn send(&mut self, burst: &mut Burst, counts: &mut Batch) {
+        let now = Instant::now();
         for index in 0..burst.leaving.len() {
             let leaving = burst.leaving[index];
-            let outlet = match (leaving.destination, &mut self.v6) {
-                (SocketAddr::V4(_), _) => Some(&mut self.v4.outlet),
-                (SocketAddr::V6(_), v6) => v6.as_mut().map(|family| &mut family.outlet),
+            let family = match (leaving.destination, &mut self.v6) {
+                (SocketAddr::V4(_), _) => Some(&mut self.v4),
+                (SocketAddr::V6(_), v6) => v6.as_mut(),
             };
             let port = self.ports.get(leaving.from.0);
             let port = port.filter(|port| port.local.is_ipv4() == leaving.destination.is_ipv4());
-            match (outlet, port) {
-                (Some(outlet), Some(port)) => outlet.queue(burst, leaving, port.local, port.tos),
-                _ => counts.send_failures += 1,
+            let (Some(family), Some(port)) = (family, port) else {
+                counts.send_failures += 1;
+                continue;
+            };
+            let direct = self.direct.as_mut();
+            if !direct.is_some_and(|direct| direct.queue(now, burst, leaving, port.local, port.tos)) {
+                family.queue(burst, leaving, port);
             }
         }
         let mut too_large = Vec::new();
+        let mut outcome = |leaving: Leaving, outcome: io::Result<()>| match outcome {
+            Ok(()) => counts.sent(leaving.length),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => too_large.push(leaving),
+            Err(_) => counts.send_failures += 1,
+        };
+        if let Some(direct) = &mut self.direct {
+            direct.flush(burst, &mut outcome);
+        }
         for family in std::iter::once(&mut self.v4).chain(&mut self.v6) {
-            family.outlet.flush(burst, |leaving, outcome| match outcome {
-                Ok(()) => counts.sent(leaving.length),
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => too_large.push(leaving),
-                Err(_) => counts.send_failures += 1,
-            });
+            family.outlet.flush(burst, &mut outcome);
         }
         for leaving in too_large {
             match self.send_fragmented(burst, leaving) {
