@@ -14,9 +14,12 @@ mod key;
 mod mac;
 mod protect;
 mod unprotect;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use thiserror::Error;
 
+pub use batch::MAX_BATCH;
 pub(crate) use batch::{Job, open_batch, seal_batch};
 pub(crate) use counter::{CounterCipher, Indexed};
 pub(crate) use index::{ReplayWindow, Standing};

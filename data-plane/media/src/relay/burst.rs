@@ -8,13 +8,12 @@ use smallvec::SmallVec;
 use crate::packet::PacketBuf;
 use crate::srtp::{Indexed, Job, open_batch, seal_batch};
 
+pub use crate::srtp::MAX_BATCH;
+
 use super::config::LocalPort;
 use super::session::RelaySession;
 use super::verdict::{DropReason, Verdict};
 use super::way::Arrival;
-
-/// Most packets that are worked on together; longer bursts are cut into batches of this many.
-pub const MAX_BATCH: usize = 64;
 
 /// One packet of a burst.
 #[derive(Debug)]

@@ -13,6 +13,8 @@ use super::cipher::{append, body_len, check_mki, xor};
 use super::kdf::{Label, derive};
 use super::key::SrtpKey;
 use super::mac::{HmacSha1, Prefix};
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Hardware, Schedule};
 use crate::packet::PacketBuf;
 use crate::rtp::SeqNo;
 
@@ -37,6 +39,16 @@ pub(crate) struct CounterCipher {
 impl CounterCipher {
     /// `key` is of a suite that is not AEAD.
     pub(super) fn new(key: &SrtpKey) -> Self {
+        Self::with(key, CounterMode::new)
+    }
+
+    /// The same without the processor's own AES: what everything else is compared with.
+    #[cfg(test)]
+    pub(super) fn portable(key: &SrtpKey) -> Self {
+        Self::with(key, CounterMode::portable)
+    }
+
+    fn with(key: &SrtpKey, aes: impl FnOnce(&[u8]) -> CounterMode) -> Self {
         let suite = key.suite();
         let mut enc = Zeroizing::new([0; 32]);
         let enc = &mut enc[..suite.key_len()];
@@ -46,7 +58,7 @@ impl CounterCipher {
         let mut auth = Zeroizing::new([0; 20]);
         derive(key, Label::RtpAuthentication, auth.as_mut());
         Self {
-            aes: CounterMode::new(enc),
+            aes: aes(enc),
             mac: HmacSha1::new(auth.as_ref()),
             salt,
             tag_len: suite.rtp_tag_len() as u8,
@@ -58,12 +70,19 @@ impl CounterCipher {
         usize::from(self.tag_len)
     }
 
+    /// The part of the cipher that authenticates.
+    pub(super) fn mac(&self) -> &HmacSha1 {
+        &self.mac
+    }
+
+    /// Encrypts or decrypts a payload.
+    pub(super) fn crypt(&self, at: Indexed, payload: &mut [u8]) {
+        self.aes.apply(&iv(&self.salt, at.ssrc, at.index.as_u64()), payload);
+    }
+
     /// Encrypts the payload and appends MKI and tag (RFC 3711 §3.1). Fails only if they do not fit.
     pub(super) fn protect(&self, packet: &mut PacketBuf<'_>, at: Indexed, mki: &[u8]) -> Result<(), SrtpError> {
-        self.aes.apply(
-            &iv(&self.salt, at.ssrc, at.index.as_u64()),
-            &mut packet.as_mut_slice()[at.header_len..],
-        );
+        self.crypt(at, &mut packet.as_mut_slice()[at.header_len..]);
         let prefix = self.mac.prefix(packet.as_slice());
         let tag = self.mac.finish(&prefix, &at.index.roc().to_be_bytes());
         append(packet, &[mki, &tag[..self.tag_len()]])
@@ -86,42 +105,71 @@ impl CounterCipher {
         let prefix = self.mac.prefix(body);
         let authentic = |index: &SeqNo| tag_matches(&self.mac, &prefix, &index.roc().to_be_bytes(), tag, self.tag_len);
         let index = candidates.find(authentic).ok_or(SrtpError::Unauthentic)?;
-        self.aes
-            .apply(&iv(&self.salt, ssrc, index.as_u64()), &mut body[header_len..]);
+        let at = Indexed {
+            header_len,
+            ssrc,
+            index,
+        };
+        self.crypt(at, &mut body[header_len..]);
         packet.truncate(body_len);
         Ok(index)
     }
 }
 
-/// AES in counter mode, block counter in the lowest 16 bits of the IV. The schedules are boxed: their size
-/// depends on the length, and the portable one is several times the hardware one.
+/// AES in counter mode, block counter in the lowest 16 bits of the IV. The schedules are boxed: their size depends on
+/// the length, and the portable one is several times the hardware one.
 #[derive(Clone)]
 pub(super) enum CounterMode {
-    Aes128(Box<Aes128Enc>),
-    Aes192(Box<Aes192Enc>),
-    Aes256(Box<Aes256Enc>),
+    Portable128(Box<Aes128Enc>),
+    Portable192(Box<Aes192Enc>),
+    Portable256(Box<Aes256Enc>),
+    #[cfg(target_arch = "x86_64")]
+    Hardware128(Box<Schedule<11>>),
+    #[cfg(target_arch = "x86_64")]
+    Hardware192(Box<Schedule<13>>),
+    #[cfg(target_arch = "x86_64")]
+    Hardware256(Box<Schedule<15>>),
 }
 
 impl CounterMode {
     /// `key` is 16, 24 or 32 octets: the lengths the suites have.
     pub(super) fn new(key: &[u8]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(hardware) = Hardware::detect() {
+            return match key.len() {
+                16 => Self::Hardware128(Box::new(Schedule::new(hardware, key))),
+                24 => Self::Hardware192(Box::new(Schedule::new(hardware, key))),
+                _ => Self::Hardware256(Box::new(Schedule::new(hardware, key))),
+            };
+        }
+        Self::portable(key)
+    }
+
+    /// What [`new`](Self::new) makes where the processor has no instructions for AES, or none known here.
+    pub(super) fn portable(key: &[u8]) -> Self {
         const LENGTH: &str = "suites have keys of 16, 24 or 32 octets";
         match key.len() {
-            16 => Self::Aes128(Box::new(Aes128Enc::new_from_slice(key).expect(LENGTH))),
-            24 => Self::Aes192(Box::new(Aes192Enc::new_from_slice(key).expect(LENGTH))),
-            _ => Self::Aes256(Box::new(Aes256Enc::new_from_slice(key).expect(LENGTH))),
+            16 => Self::Portable128(Box::new(Aes128Enc::new_from_slice(key).expect(LENGTH))),
+            24 => Self::Portable192(Box::new(Aes192Enc::new_from_slice(key).expect(LENGTH))),
+            _ => Self::Portable256(Box::new(Aes256Enc::new_from_slice(key).expect(LENGTH))),
         }
     }
 
-    /// Adds the keystream that starts at `iv` to `data`.
+    /// Adds the keystream that starts at `iv`, whose last two octets are zero, to `data`.
     pub(super) fn apply(&self, iv: &[u8; 16], data: &mut [u8]) {
         fn run<C: BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>>(aes: &C, iv: &[u8; 16], data: &mut [u8]) {
             CtrCore::<&C, Ctr128BE>::inner_iv_init(aes, iv.into()).apply_keystream_partial(data.into());
         }
         match self {
-            Self::Aes128(aes) => run(aes.as_ref(), iv, data),
-            Self::Aes192(aes) => run(aes.as_ref(), iv, data),
-            Self::Aes256(aes) => run(aes.as_ref(), iv, data),
+            Self::Portable128(aes) => run(aes.as_ref(), iv, data),
+            Self::Portable192(aes) => run(aes.as_ref(), iv, data),
+            Self::Portable256(aes) => run(aes.as_ref(), iv, data),
+            #[cfg(target_arch = "x86_64")]
+            Self::Hardware128(schedule) => schedule.apply(iv, data),
+            #[cfg(target_arch = "x86_64")]
+            Self::Hardware192(schedule) => schedule.apply(iv, data),
+            #[cfg(target_arch = "x86_64")]
+            Self::Hardware256(schedule) => schedule.apply(iv, data),
         }
     }
 }

@@ -12,8 +12,8 @@ const INITIAL: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0
 /// SHA-1 states after the inner and the outer pad.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(super) struct HmacSha1 {
-    inner: [u32; 5],
-    outer: [u32; 5],
+    pub(super) inner: [u32; 5],
+    pub(super) outer: [u32; 5],
 }
 
 /// A message whose whole blocks are already compressed; a few octets may still follow, so that several trailers
