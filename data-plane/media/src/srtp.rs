@@ -6,6 +6,8 @@
 //! Not here: F8, encrypted header extensions, a key derivation rate, and MKI-selected key sets.
 
 mod batch;
+#[doc(hidden)]
+pub mod bench;
 mod cipher;
 mod counter;
 mod index;

@@ -97,5 +97,5 @@ fn portable_tag(message: &Message<'_>) -> [u8; 20] {
     message.mac.finish(&prefix, &message.roc.to_be_bytes())
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests;

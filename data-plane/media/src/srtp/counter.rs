@@ -43,7 +43,6 @@ impl CounterCipher {
     }
 
     /// The same without the processor's own AES: what everything else is compared with.
-    #[cfg(test)]
     pub(super) fn portable(key: &SrtpKey) -> Self {
         Self::with(key, CounterMode::portable)
     }
