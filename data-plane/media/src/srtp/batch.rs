@@ -81,9 +81,11 @@ impl Job<'_, '_> {
     }
 }
 
-fn tags<'a>(messages: impl Iterator<Item = Message<'a>>) -> Tags {
+fn tags<'a>(messages: impl ExactSizeIterator<Item = Message<'a>>) -> Tags {
     #[cfg(target_arch = "x86_64")]
-    if let Some(hardware) = Hardware::detect() {
+    if messages.len() > 1
+        && let Some(hardware) = Hardware::detect()
+    {
         let messages: SmallVec<[_; MAX_BATCH]> = messages.collect();
         let mut tags = SmallVec::from_elem([0; 20], messages.len());
         hardware.hmac_sha1(&messages, &mut tags);

@@ -8,6 +8,8 @@
 mod aes;
 mod sha1;
 
+use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
+
 pub(super) use aes::Schedule;
 
 use super::batch::Message;
@@ -31,4 +33,18 @@ impl Hardware {
         // SAFETY: `self` proves that the instructions are there.
         unsafe { sha1::hmacs(messages, tags) }
     }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn load(octets: &[u8; 16]) -> __m128i {
+    // SAFETY: the reference covers the sixteen octets read; no alignment is needed.
+    unsafe { _mm_loadu_si128(octets.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn store(octets: &mut [u8; 16], value: __m128i) {
+    // SAFETY: the reference covers the sixteen octets written; no alignment is needed.
+    unsafe { _mm_storeu_si128(octets.as_mut_ptr().cast(), value) }
 }

@@ -2,12 +2,12 @@
 
 use core::arch::x86_64::{
     __m128i, _mm_aesenc_si128, _mm_aesenclast_si128, _mm_aeskeygenassist_si128, _mm_extract_epi32, _mm_insert_epi16,
-    _mm_loadu_si128, _mm_set1_epi32, _mm_setzero_si128, _mm_storeu_si128, _mm_xor_si128,
+    _mm_set1_epi32, _mm_setzero_si128, _mm_xor_si128,
 };
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::Hardware;
+use super::{Hardware, load, store};
 
 const BLOCK: usize = 16;
 
@@ -134,18 +134,4 @@ fn add(stream: &[__m128i], data: &mut [u8]) {
         store(&mut last, *key);
         rest.iter_mut().zip(last).for_each(|(octet, key)| *octet ^= key);
     }
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn load(octets: &[u8; BLOCK]) -> __m128i {
-    // SAFETY: the reference covers the sixteen octets read; no alignment is needed.
-    unsafe { _mm_loadu_si128(octets.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn store(octets: &mut [u8; BLOCK], value: __m128i) {
-    // SAFETY: the reference covers the sixteen octets written; no alignment is needed.
-    unsafe { _mm_storeu_si128(octets.as_mut_ptr().cast(), value) }
 }

@@ -2,13 +2,13 @@
 //! with four chains interleaved the processor has something to do meanwhile.
 
 use core::arch::x86_64::{
-    __m128i, _mm_add_epi32, _mm_extract_epi32, _mm_loadu_si128, _mm_set_epi32, _mm_set_epi64x, _mm_setzero_si128,
-    _mm_sha1msg1_epu32, _mm_sha1msg2_epu32, _mm_sha1nexte_epu32, _mm_sha1rnds4_epu32, _mm_shuffle_epi8,
-    _mm_storeu_si128, _mm_xor_si128,
+    __m128i, _mm_add_epi32, _mm_extract_epi32, _mm_set_epi32, _mm_set_epi64x, _mm_setzero_si128, _mm_sha1msg1_epu32,
+    _mm_sha1msg2_epu32, _mm_sha1nexte_epu32, _mm_sha1rnds4_epu32, _mm_shuffle_epi8, _mm_xor_si128,
 };
 
 use smallvec::SmallVec;
 
+use super::{load, store};
 use crate::srtp::batch::Message;
 
 const BLOCK: usize = 64;
@@ -25,16 +25,19 @@ struct State {
 
 /// One chain: which blocks of which message it is at.
 struct Lane<'a> {
-    message: Message<'a>,
+    message: &'a Message<'a>,
     tag: &'a mut [u8; 20],
     state: State,
     stage: Stage,
     /// Blocks of the stage that are done.
     done: usize,
-    /// What is not in the message as whole blocks.
-    tail: [[u8; BLOCK]; 2],
+    /// Which of the tails is this lane's, and how many of its blocks are in use.
+    tail: usize,
     tail_len: usize,
 }
+
+/// What is not in a message as whole blocks. Apart from the lanes, so that these are small enough to be moved.
+type Tail = [[u8; BLOCK]; 2];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -50,24 +53,26 @@ enum Stage {
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 pub(super) fn hmacs(messages: &[Message<'_>], tags: &mut [[u8; 20]]) {
     let mut queue = messages.iter().zip(tags);
+    let mut tails = [[[0; BLOCK]; 2]; LANES];
     let mut lanes = SmallVec::<[Lane<'_>; LANES]>::new();
-    for (message, tag) in queue.by_ref().take(LANES) {
-        lanes.push(Lane::new(*message, tag));
+    for (tail, (message, tag)) in queue.by_ref().take(LANES).enumerate() {
+        lanes.push(Lane::new(message, tag, tail, &mut tails[tail]));
     }
     loop {
         match lanes.as_mut_slice() {
             [] => return,
-            [a] => run([a]),
-            [a, b] => run([a, b]),
-            [a, b, c] => run([a, b, c]),
-            [a, b, c, d, ..] => run([a, b, c, d]),
+            [a] => run([a], &tails),
+            [a, b] => run([a, b], &tails),
+            [a, b, c] => run([a, b, c], &tails),
+            [a, b, c, d, ..] => run([a, b, c, d], &tails),
         }
         let mut at = 0;
         while let Some(lane) = lanes.get_mut(at) {
-            if lane.goes_on() {
+            let tail = lane.tail;
+            if lane.goes_on(&mut tails[tail]) {
                 at += 1;
             } else if let Some((message, tag)) = queue.next() {
-                *lane = Lane::new(*message, tag);
+                *lane = Lane::new(message, tag, tail, &mut tails[tail]);
                 at += 1;
             } else {
                 lanes.swap_remove(at);
@@ -78,11 +83,12 @@ pub(super) fn hmacs(messages: &[Message<'_>], tags: &mut [[u8; 20]]) {
 
 /// Compresses as many blocks as every lane has before one of them changes its stage.
 #[target_feature(enable = "sha,ssse3,sse4.1")]
-fn run<const L: usize>(lanes: [&mut Lane<'_>; L]) {
+fn run<const L: usize>(lanes: [&mut Lane<'_>; L], tails: &[Tail; LANES]) {
     let mut states = lanes.each_ref().map(|lane| lane.state);
-    let count = lanes.iter().map(|lane| lane.blocks().len()).min().unwrap_or(0);
+    let blocks = lanes.each_ref().map(|lane| lane.blocks(&tails[lane.tail]));
+    let count = blocks.iter().map(|blocks| blocks.len()).min().unwrap_or(0);
     for at in 0..count {
-        compress(&mut states, lanes.each_ref().map(|lane| &lane.blocks()[at]));
+        compress(&mut states, blocks.map(|blocks| &blocks[at]));
     }
     for (state, lane) in states.iter().zip(lanes) {
         lane.state = *state;
@@ -91,16 +97,17 @@ fn run<const L: usize>(lanes: [&mut Lane<'_>; L]) {
 }
 
 impl<'a> Lane<'a> {
+    #[inline]
     #[target_feature(enable = "sha,ssse3,sse4.1")]
-    fn new(message: Message<'a>, tag: &'a mut [u8; 20]) -> Self {
+    fn new(message: &'a Message<'a>, tag: &'a mut [u8; 20], number: usize, tail: &mut Tail) -> Self {
         let (body, rest) = message.octets.as_chunks::<BLOCK>();
-        let mut tail = [[0; BLOCK]; 2];
-        let octets = tail.as_flattened_mut();
         let end = rest.len() + 4;
+        let tail_len = (end + 1 + 8).div_ceil(BLOCK);
+        *tail = [[0; BLOCK]; 2];
+        let octets = tail.as_flattened_mut();
         octets[..rest.len()].copy_from_slice(rest);
         octets[rest.len()..end].copy_from_slice(&message.roc.to_be_bytes());
         octets[end] = 0x80;
-        let tail_len = (end + 1 + 8).div_ceil(BLOCK);
         // The inner pad was the first block.
         let bits = 8 * (BLOCK + message.octets.len() + 4) as u64;
         octets[tail_len * BLOCK - 8..tail_len * BLOCK].copy_from_slice(&bits.to_be_bytes());
@@ -110,25 +117,29 @@ impl<'a> Lane<'a> {
             tag,
             stage: if body.is_empty() { Stage::Tail } else { Stage::Body },
             done: 0,
-            tail,
+            tail: number,
             tail_len,
         }
     }
 
     /// The blocks that are next.
-    fn blocks(&self) -> &[[u8; BLOCK]] {
-        let stage = match self.stage {
+    fn blocks<'b>(&self, tail: &'b Tail) -> &'b [[u8; BLOCK]]
+    where
+        'a: 'b,
+    {
+        let stage: &'b [_] = match self.stage {
             Stage::Body => self.message.octets.as_chunks().0,
-            Stage::Tail => &self.tail[..self.tail_len],
-            Stage::Outer => &self.tail[..1],
+            Stage::Tail => &tail[..self.tail_len],
+            Stage::Outer => &tail[..1],
         };
         &stage[self.done..]
     }
 
     /// Changes the stage if it is through; `false` with the tag written.
+    #[inline]
     #[target_feature(enable = "sha,ssse3,sse4.1")]
-    fn goes_on(&mut self) -> bool {
-        if !self.blocks().is_empty() {
+    fn goes_on(&mut self, tail: &mut Tail) -> bool {
+        if !self.blocks(tail).is_empty() {
             return true;
         }
         self.done = 0;
@@ -136,11 +147,7 @@ impl<'a> Lane<'a> {
             Stage::Body => self.stage = Stage::Tail,
             Stage::Tail => {
                 self.stage = Stage::Outer;
-                let block = &mut self.tail[0];
-                *block = [0; BLOCK];
-                block[..20].copy_from_slice(&self.state.digest());
-                block[20] = 0x80;
-                block[BLOCK - 8..].copy_from_slice(&(8 * (BLOCK as u64 + 20)).to_be_bytes());
+                self.state.write_outer_block(&mut tail[0]);
                 self.state = State::from_words(&self.message.mac.outer);
             }
             Stage::Outer => {
@@ -153,6 +160,7 @@ impl<'a> Lane<'a> {
 }
 
 impl State {
+    #[inline]
     #[target_feature(enable = "sha,ssse3,sse4.1")]
     fn from_words(words: &[u32; 5]) -> Self {
         let [a, b, c, d, e] = words.map(|word| word as i32);
@@ -162,14 +170,32 @@ impl State {
         }
     }
 
+    /// The one block of the outer hash: this state's digest, and the padding of 84 octets. Whole vectors are written, which
+    /// can be read back at once.
+    #[inline]
+    #[target_feature(enable = "sha,ssse3,sse4.1")]
+    fn write_outer_block(&self, block: &mut [u8; BLOCK]) {
+        let e = _mm_extract_epi32::<3>(self.e);
+        let words = [
+            self.abcd,
+            _mm_set_epi32(e, i32::MIN, 0, 0),
+            _mm_setzero_si128(),
+            _mm_set_epi32(0, 0, 0, 8 * (BLOCK as i32 + 20)),
+        ];
+        let (quarters, _) = block.as_chunks_mut();
+        for (quarter, words) in quarters.iter_mut().zip(words) {
+            store(quarter, reverse(words));
+        }
+    }
+
+    #[inline]
     #[target_feature(enable = "sha,ssse3,sse4.1")]
     fn digest(&self) -> [u8; 20] {
         let mut digest = [0; 20];
-        let (abcd, e) = digest.split_at_mut(16);
-        let abcd: &mut [u8; 16] = abcd.try_into().expect("split at sixteen");
-        // SAFETY: the reference covers the sixteen octets written; no alignment is needed.
-        unsafe { _mm_storeu_si128(abcd.as_mut_ptr().cast(), reverse(self.abcd)) };
-        e.copy_from_slice(&_mm_extract_epi32::<3>(self.e).to_be_bytes());
+        if let Some((abcd, e)) = digest.split_first_chunk_mut() {
+            store(abcd, reverse(self.abcd));
+            e.copy_from_slice(&_mm_extract_epi32::<3>(self.e).to_be_bytes());
+        }
         digest
     }
 }
@@ -184,8 +210,7 @@ fn compress<const L: usize>(states: &mut [State; L], blocks: [&[u8; BLOCK]; L]) 
     for (w, block) in w.iter_mut().zip(blocks) {
         let (quarters, _) = block.as_chunks::<16>();
         for (w, quarter) in w.iter_mut().zip(quarters) {
-            // SAFETY: the reference covers the sixteen octets read; no alignment is needed.
-            *w = reverse(unsafe { _mm_loadu_si128(quarter.as_ptr().cast()) });
+            *w = reverse(load(quarter));
         }
     }
     /// Four rounds with function `$f` and the words in `$a`, which then become those of four groups later.
