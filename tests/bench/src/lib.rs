@@ -1,0 +1,19 @@
+//! Side by side with Kamailio and rtpengine: the same work, in one run, in turns.
+//!
+//! The figure is CPU time of the system under test, all its processes and threads, per unit of work, at equal offered load.
+//! Wall figures and the generator's own CPU stand beside it.
+//!
+//! - [`workload`]: what a row of the table is; [`workloads`]: all of them.
+//! - [`cpu`], [`memory`], [`affinity`]: what the kernel knows of processes, and on which core they run.
+//! - [`rounds`]: the order of measurements; [`report`]: the file they end up in; [`table`]: how people see it.
+
+pub mod affinity;
+pub mod cpu;
+pub mod machine;
+pub mod memory;
+pub mod report;
+pub mod rounds;
+pub mod sample;
+pub mod table;
+pub mod workload;
+pub mod workloads;

@@ -1,0 +1,136 @@
+//! `trunkline-bench`: measures, and writes what it found.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use trunkline_bench::affinity::Cores;
+use trunkline_bench::machine;
+use trunkline_bench::report::Report;
+use trunkline_bench::rounds::{self, Stamp};
+use trunkline_bench::workload::Bench;
+use trunkline_bench::{table, workloads};
+use trunkline_tests::process::binary;
+
+/// Side by side with Kamailio and rtpengine.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures both sides in turns and writes the results.
+    Run {
+        /// Workloads, by whole name or by prefix (`call`, `rtp`); all when none is named.
+        work: Vec<String>,
+        /// Rounds of each side.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Seconds of the steady window.
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=600))]
+        window: u64,
+        /// Seconds of load before it.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+        warm_up: u64,
+        /// Folder for `<date>.json` and the table and plot beside it; rows of an earlier run of the day are kept or replaced.
+        #[arg(long, default_value = "bench/results")]
+        results: PathBuf,
+    },
+    /// Lists the workloads.
+    List,
+    /// Prints the table of a results file, or writes it between the markers of a Markdown file.
+    Table {
+        /// The results.
+        results: PathBuf,
+        /// The Markdown file.
+        #[arg(long)]
+        write: Option<PathBuf>,
+    },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Run {
+            work,
+            rounds,
+            window,
+            warm_up,
+            results,
+        } => runtime()?.block_on(run(&work, rounds, window, warm_up, &results)),
+        Command::List => {
+            for workload in workloads::all() {
+                println!("{:24} {}", workload.name(), workload.description());
+            }
+            Ok(())
+        }
+        Command::Table { results, write } => {
+            let report = Report::read(&results)?;
+            match write {
+                Some(path) => table::insert(&report, &path),
+                None => {
+                    print!("{}", table::markdown(&report));
+                    Ok(())
+                }
+            }
+        }
+    }
+}
+
+/// One thread: its affinity and its network namespace are what its children inherit.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}
+
+async fn run(work: &[String], rounds: u32, window: u64, warm_up: u64, results: &Path) -> Result<()> {
+    let selected = workloads::selected(work)?;
+    ensure!(!selected.is_empty(), "there is nothing to measure");
+    let cores = Cores::of_this_machine()?;
+    let mut dir = tempfile::Builder::new().prefix("trunkline-bench-").tempdir()?;
+    // Kept until all went well: the logs say why it did not.
+    dir.disable_cleanup(true);
+    println!("logs are in {}", dir.path().display());
+    let bench = Bench {
+        window: Duration::from_secs(window),
+        warm_up: Duration::from_secs(warm_up),
+        dir: dir.path().to_owned(),
+        home: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+        binaries: binary("trunkline-worker")?
+            .parent()
+            .context("a binary lies in a folder")?
+            .to_owned(),
+        cores,
+    };
+    let machine = machine::describe(&bench.cores)?;
+    let (date, time) = machine::now()?;
+    let path = results.join(format!("{date}.json"));
+    let mut report = match Report::read(&path) {
+        Ok(report) if report.machine == machine => report,
+        _ => Report {
+            date,
+            machine,
+            rows: Vec::new(),
+        },
+    };
+    let stamp = Stamp {
+        peer_name: machine::peers()?,
+        commit: machine::commit(&bench.home)?,
+        time,
+    };
+    for workload in selected {
+        report.replace(rounds::run(workload.as_ref(), rounds, &bench, &stamp).await?);
+        report.write(&path)?;
+        std::fs::write(path.with_extension("md"), table::markdown(&report))?;
+    }
+    print!("\n{}", table::markdown(&report));
+    println!("\nwritten to {}", path.display());
+    dir.disable_cleanup(false);
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! What a row of the table is.
+//!
+//! A workload starts the system under test afresh, loads it, measures inside the steady window, checks that the work was really
+//! done (contacts stored, calls up, packets arrived) and ends what it started. It runs once per side and round; [`crate::rounds`]
+//! alternates the sides, so that a machine that gets slower does so for both.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::affinity::Cores;
+use crate::sample::{Sample, Side, Unit};
+
+/// A measurement under way. It need not be `Send`: the runtime has one thread, which is also what makes the affinity of what a
+/// measurement starts a matter of one call ([`crate::affinity`]).
+pub type Measured<'a> = Pin<Box<dyn Future<Output = Result<Sample>> + 'a>>;
+
+/// One kind of work.
+pub trait Workload {
+    /// Name of the row, `register-udp`: what `WORK` of `make bench` selects by.
+    fn name(&self) -> String;
+
+    /// One line for people: what is done, at which rate, and what a unit is.
+    fn description(&self) -> String;
+
+    /// What the cost is counted in.
+    fn unit(&self) -> Unit {
+        Unit::CpuMicroseconds
+    }
+
+    /// Whether the peer does this work too; otherwise its fields are null.
+    fn has_peer(&self) -> bool {
+        true
+    }
+
+    /// Does the work once with one side and says what it cost.
+    ///
+    /// # Errors
+    /// When something did not come up, the work was not done, or the load was not what it should have been: a wrong figure is
+    /// worse than none.
+    fn measure<'a>(&'a self, side: Side, bench: &'a Bench) -> Measured<'a>;
+}
+
+/// What all measurements of a run share.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// Who runs where.
+    pub cores: Cores,
+    /// Length of the steady window of rate workloads. CPU clocks are good to a microsecond, so that it is the load's own noise
+    /// this is there to smooth.
+    pub window: Duration,
+    /// Load before the window opens: caches fill, connections open, queues find their level.
+    pub warm_up: Duration,
+    /// Where logs and generator files of this run go; kept when the run fails.
+    pub dir: PathBuf,
+    /// Folder of the peers' configuration and of the scenarios: `tests/bench`.
+    pub home: PathBuf,
+    /// Folder of the release binaries of the product.
+    pub binaries: PathBuf,
+}
