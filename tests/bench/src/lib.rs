@@ -4,16 +4,19 @@
 //! Wall figures and the generator's own CPU stand beside it.
 //!
 //! - [`workload`]: what a row of the table is; [`workloads`]: all of them.
+//! - [`systems`]: the two sides, started and ended for each measurement; [`load`]: SIPp, and the steady window it is measured in.
 //! - [`cpu`], [`memory`], [`affinity`]: what the kernel knows of processes, and on which core they run.
 //! - [`rounds`]: the order of measurements; [`report`]: the file they end up in; [`table`]: how people see it.
 
 pub mod affinity;
 pub mod cpu;
+pub mod load;
 pub mod machine;
 pub mod memory;
 pub mod report;
 pub mod rounds;
 pub mod sample;
+pub mod systems;
 pub mod table;
 pub mod workload;
 pub mod workloads;

@@ -11,7 +11,6 @@ use trunkline_bench::report::Report;
 use trunkline_bench::rounds::{self, Stamp};
 use trunkline_bench::workload::Bench;
 use trunkline_bench::{table, workloads};
-use trunkline_tests::process::binary;
 
 /// Side by side with Kamailio and rtpengine.
 #[derive(Debug, Parser)]
@@ -102,10 +101,6 @@ async fn run(work: &[String], rounds: u32, window: u64, warm_up: u64, results: &
         warm_up: Duration::from_secs(warm_up),
         dir: dir.path().to_owned(),
         home: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
-        binaries: binary("trunkline-worker")?
-            .parent()
-            .context("a binary lies in a folder")?
-            .to_owned(),
         cores,
     };
     let machine = machine::describe(&bench.cores)?;

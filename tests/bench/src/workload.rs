@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use trunkline_proto::v1::TransportProtocol;
 
 use crate::affinity::Cores;
 use crate::sample::{Sample, Side, Unit};
@@ -57,6 +58,57 @@ pub struct Bench {
     pub dir: PathBuf,
     /// Folder of the peers' configuration and of the scenarios: `tests/bench`.
     pub home: PathBuf,
-    /// Folder of the release binaries of the product.
-    pub binaries: PathBuf,
+}
+
+impl Bench {
+    /// A folder of this run for something called `name`, with a number.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn fresh_dir(&self, name: &str) -> Result<PathBuf> {
+        let mut number = 0;
+        loop {
+            let path = self.dir.join(format!("{name}-{number}"));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+            }
+        }
+    }
+}
+
+/// Transport of a signalling workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP, one connection for each generator.
+    Tcp,
+}
+
+impl Transport {
+    /// As in a URI, and in names of workloads.
+    pub fn uri_token(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// As the API has it.
+    pub fn protocol(self) -> TransportProtocol {
+        match self {
+            Self::Udp => TransportProtocol::Udp,
+            Self::Tcp => TransportProtocol::Tcp,
+        }
+    }
+
+    /// As SIPp has it: one socket.
+    pub fn sipp(self) -> &'static str {
+        match self {
+            Self::Udp => "u1",
+            Self::Tcp => "t1",
+        }
+    }
 }
