@@ -13,8 +13,14 @@ use anyhow::{Context, Result, ensure};
 /// CPU time of named processes at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// Nanoseconds by name of process and thread id.
-    threads: BTreeMap<(String, u32), u64>,
+    /// By name of process and thread id.
+    threads: BTreeMap<(String, u32), Thread>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Thread {
+    name: String,
+    nanoseconds: u64,
 }
 
 /// Processes under one name, found by their ids and those of their descendants.
@@ -71,7 +77,12 @@ impl Meter {
                 // A thread may end between the listing and here.
                 if let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) {
                     let run = text.split_ascii_whitespace().next().context("an empty schedstat")?;
-                    threads.insert((name.clone(), thread), run.parse()?);
+                    let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+                    let reading = Thread {
+                        name: comm.trim().to_owned(),
+                        nanoseconds: run.parse()?,
+                    };
+                    threads.insert((name.clone(), thread), reading);
                 }
             }
         }
@@ -91,12 +102,29 @@ impl Reading {
                 "a thread of {name} ended inside the window"
             );
         }
+        Ok(self.used(before, |process, _| process.to_owned()))
+    }
+
+    /// Microseconds used since `before` by threads of one name, as `process/thread`; of processes that have names for them.
+    pub fn by_thread(&self, before: &Self) -> BTreeMap<String, f64> {
+        let mut used = self.used(before, |process, thread| format!("{process}/{thread}"));
+        let named = |name: &str| {
+            let process = name.split('/').next().unwrap_or_default();
+            let mut threads = self.threads.iter().filter(|((owner, _), _)| owner == process);
+            let first = threads.next().map(|(_, thread)| &thread.name);
+            threads.any(|(_, thread)| Some(&thread.name) != first)
+        };
+        used.retain(|name, used| *used > 0.0 && named(name));
+        used
+    }
+
+    fn used(&self, before: &Self, name: impl Fn(&str, &str) -> String) -> BTreeMap<String, f64> {
         let mut used = BTreeMap::new();
         for (key, now) in &self.threads {
-            let then = before.threads.get(key).copied().unwrap_or(0);
-            *used.entry(key.0.clone()).or_insert(0.0) += now.saturating_sub(then) as f64 / 1000.0;
+            let then = before.threads.get(key).map_or(0, |then| then.nanoseconds);
+            *used.entry(name(&key.0, &now.name)).or_insert(0.0) += now.nanoseconds.saturating_sub(then) as f64 / 1000.0;
         }
-        Ok(used)
+        used
     }
 }
 

@@ -6,13 +6,15 @@
 //! - [`workload`]: what a row of the table is; [`workloads`]: all of them.
 //! - [`systems`]: the two sides, started and ended for each measurement; [`load`]: SIPp, and the steady window it is measured in.
 //! - [`cpu`], [`memory`], [`affinity`]: what the kernel knows of processes, and on which core they run.
-//! - [`rounds`]: the order of measurements; [`report`]: the file they end up in; [`table`]: how people see it.
+//! - [`rounds`]: the order of measurements; [`report`]: the file they end up in; [`table`] and [`plot`]: how people
+//!   see it.
 
 pub mod affinity;
 pub mod cpu;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod plot;
 pub mod report;
 pub mod rounds;
 pub mod sample;

@@ -10,7 +10,7 @@ use trunkline_bench::machine;
 use trunkline_bench::report::Report;
 use trunkline_bench::rounds::{self, Stamp};
 use trunkline_bench::workload::Bench;
-use trunkline_bench::{table, workloads};
+use trunkline_bench::{plot, table, workloads};
 
 /// Side by side with Kamailio and rtpengine.
 #[derive(Debug, Parser)]
@@ -119,13 +119,29 @@ async fn run(work: &[String], rounds: u32, window: u64, warm_up: u64, results: &
         commit: machine::commit(&bench.home)?,
         time,
     };
+    let mut failed = Vec::new();
     for workload in selected {
-        report.replace(rounds::run(workload.as_ref(), rounds, &bench, &stamp).await?);
+        match rounds::run(workload.as_ref(), rounds, &bench, &stamp).await {
+            Ok(row) => report.replace(row),
+            Err(error) => {
+                eprintln!("{error:?}");
+                // A row of before would pass for one of now.
+                report.rows.retain(|row| row.work != workload.name());
+                failed.push(workload.name());
+            }
+        }
         report.write(&path)?;
         std::fs::write(path.with_extension("md"), table::markdown(&report))?;
+        std::fs::write(path.with_extension("svg"), plot::svg(&report))?;
     }
     print!("\n{}", table::markdown(&report));
     println!("\nwritten to {}", path.display());
+    ensure!(
+        failed.is_empty(),
+        "not measured: {}; logs are in {}",
+        failed.join(", "),
+        dir.path().display()
+    );
     dir.disable_cleanup(false);
     Ok(())
 }

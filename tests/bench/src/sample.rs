@@ -41,6 +41,7 @@ pub struct Sample {
     /// The figure, in the row's [`Unit`] per unit of work, of the whole system under test.
     pub cost: f64,
     /// The same by process: `kamailio`, `rtpengine`, `worker`, `control`. They add up to `cost` where that is CPU or memory.
+    /// With a stroke, `worker/shard-0`: of it by a thread.
     pub parts: BTreeMap<String, f64>,
     /// CPU of the load generators, in microseconds per unit of work; 0 where there is none.
     pub generator: f64,

@@ -1,6 +1,6 @@
 //! Kamailio, by `peers/kamailio.cfg`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -177,6 +177,3 @@ impl Kamailio {
         Ok(said)
     }
 }
-
-/// Where peers of the signalling workloads listen: a loopback address of their own.
-pub const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 77, 10));

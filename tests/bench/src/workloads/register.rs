@@ -7,11 +7,9 @@ use trunkline_tests::eventually::{BOUND, eventually};
 use trunkline_tests::fixtures::{User, users};
 use trunkline_tests::sipp::{Running, Sipp};
 
-use crate::cpu::Meter;
 use crate::load::{response_times, steady};
 use crate::sample::{Sample, Side};
-use crate::systems::kamailio::{self, Kamailio, PEER};
-use crate::systems::ours::{self, Ours};
+use crate::systems::{Setup, System};
 use crate::workload::{Bench, Measured, Transport, Workload};
 
 /// Users that register.
@@ -44,59 +42,32 @@ impl Workload for Register {
     fn measure<'a>(&'a self, side: Side, bench: &'a Bench) -> Measured<'a> {
         Box::pin(async move {
             let users = users(1, USERS);
-            match side {
-                Side::Peer => {
-                    let setup = kamailio::Setup {
-                        transport: self.transport,
-                        listen: SocketAddr::new(PEER, 5060),
-                        users: &users,
-                        media: None,
-                        srtp: false,
-                    };
-                    let peer = Kamailio::start(bench, &setup).await?;
-                    let stored = async || Ok(peer.contacts()?);
-                    let sample = self.load(bench, &users, peer.listen(), &peer.meter(), stored).await?;
-                    peer.finish().await?;
-                    Ok(sample)
-                }
-                Side::Ours => {
-                    let setup = ours::Setup {
-                        transport: self.transport,
-                        address: None,
-                        users: &users,
-                        srtp: false,
-                    };
-                    let ours = Ours::start(bench, &setup).await?;
-                    // What the control plane lists has come through the worker, its spool and the store.
-                    let stored = async || Ok(ours.api().list_registrations(ours::TRUNK).await?.len() as u64);
-                    let sample = self.load(bench, &users, ours.target(), &ours.meter(), stored).await?;
-                    ours.finish().await?;
-                    Ok(sample)
-                }
-            }
+            let setup = Setup {
+                transport: self.transport,
+                users: &users,
+                media: false,
+                srtp: false,
+            };
+            let system = System::start(bench, side, &setup).await?;
+            let sample = self.load(bench, &users, &system).await?;
+            system.finish().await?;
+            Ok(sample)
         })
     }
 }
 
 impl Register {
-    async fn load(
-        &self,
-        bench: &Bench,
-        users: &[User],
-        target: SocketAddr,
-        meter: &Meter,
-        stored: impl AsyncFn() -> Result<u64>,
-    ) -> Result<Sample> {
+    async fn load(&self, bench: &Bench, users: &[User], system: &System) -> Result<Sample> {
         // Every user once, and two seconds for the window to close in.
         let seconds = (bench.warm_up + bench.window).as_secs() as u32 + 4;
         let calls = (self.rate * seconds).max(USERS);
-        let mut driver = register(bench, self.transport, users, target, self.rate, calls)?;
-        let window = steady(bench, &mut driver, &[], meter, self.rate).await?;
+        let mut driver = register(bench, self.transport, users, system.target(), self.rate, calls)?;
+        let window = steady(bench, &mut driver, &[], &system.meter(), self.rate).await?;
         let dir = driver.dir().to_owned();
         driver.finish(BOUND).await?;
         // A count of answers is no proof: what is stored is.
         let contacts = eventually("all contacts to be stored", BOUND, async || {
-            let contacts = stored().await?;
+            let contacts = system.contacts().await?;
             ensure!(
                 contacts == u64::from(USERS),
                 "{contacts} of {USERS} contacts are stored"
