@@ -23,17 +23,24 @@ impl Cores {
     /// # Errors
     /// When the kernel does not say which cores there are.
     pub fn of_this_machine() -> Result<Self> {
-        let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-        let list = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-            .context("no list of cores in /proc/self/status")?;
-        let cores = parse(list.trim())?;
+        let cores = allowed()?;
         let first = *cores.first().context("an empty list of cores")?;
         let second = cores.get(1).copied().unwrap_or(first);
         Ok(Self {
             system: vec![first],
             generator: vec![second],
+        })
+    }
+
+    /// Every core for both: for runs in which nothing is compared.
+    ///
+    /// # Errors
+    /// As [`Cores::of_this_machine`].
+    pub fn shared() -> Result<Self> {
+        let cores = allowed()?;
+        Ok(Self {
+            system: cores.clone(),
+            generator: cores,
         })
     }
 
@@ -57,6 +64,16 @@ impl Cores {
     pub fn start_generator(&self) -> Result<()> {
         pin(&self.generator)
     }
+}
+
+/// The cores this process may use.
+fn allowed() -> Result<Vec<usize>> {
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .context("no list of cores in /proc/self/status")?;
+    parse(list.trim())
 }
 
 fn pin(cores: &[usize]) -> Result<()> {

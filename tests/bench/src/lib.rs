@@ -8,6 +8,7 @@
 //! - [`cpu`], [`memory`], [`affinity`]: what the kernel knows of processes, and on which core they run.
 //! - [`rounds`]: the order of measurements; [`report`]: the file they end up in; [`table`] and [`plot`]: how people
 //!   see it.
+//! - [`soak`]: hours of load, and what is left after them.
 
 pub mod affinity;
 pub mod cpu;
@@ -18,6 +19,7 @@ pub mod plot;
 pub mod report;
 pub mod rounds;
 pub mod sample;
+pub mod soak;
 pub mod systems;
 pub mod table;
 pub mod workload;

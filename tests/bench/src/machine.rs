@@ -35,7 +35,7 @@ pub fn describe(cores: &Cores) -> Result<String> {
             list(&cores.generator)
         )
     } else {
-        "system under test and generators on the same core".to_owned()
+        "system under test and generators on the same cores".to_owned()
     };
     Ok(format!(
         "{model}, {count} cores, {} GiB, Linux {}; {pinned}",

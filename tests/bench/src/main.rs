@@ -9,6 +9,7 @@ use trunkline_bench::affinity::Cores;
 use trunkline_bench::machine;
 use trunkline_bench::report::Report;
 use trunkline_bench::rounds::{self, Stamp};
+use trunkline_bench::soak::{self, Plan};
 use trunkline_bench::workload::Bench;
 use trunkline_bench::{plot, table, workloads};
 
@@ -39,6 +40,24 @@ enum Command {
         #[arg(long, default_value = "bench/results")]
         results: PathBuf,
     },
+    /// Calls and registrations for a long time: memory flat, nothing failed, nothing left. Fails when one is not so.
+    Soak {
+        /// Minutes of load.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+        minutes: u64,
+        /// Calls a second, with anchored media: half of what this machine carries.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        calls: u32,
+        /// Registrations a second, over TCP: half of what this machine carries beside the calls.
+        #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        registrations: u32,
+        /// Growth of a process, in KiB a minute, that fails the soak. At a hundred calls a second, 256 is 43 octets a call.
+        #[arg(long, default_value_t = 256.0)]
+        growth: f64,
+        /// Folder for `soak-<date>.json`.
+        #[arg(long, default_value = "bench/results")]
+        results: PathBuf,
+    },
     /// Lists the workloads.
     List,
     /// Prints the table of a results file, or writes it between the markers of a Markdown file.
@@ -61,6 +80,21 @@ fn main() -> Result<()> {
             warm_up,
             results,
         } => runtime()?.block_on(run(&work, rounds, window, warm_up, &results)),
+        Command::Soak {
+            minutes,
+            calls,
+            registrations,
+            growth,
+            results,
+        } => {
+            let plan = Plan {
+                duration: Duration::from_secs(minutes * 60),
+                calls,
+                registrations,
+                growth,
+            };
+            runtime()?.block_on(soak(&plan, &results))
+        }
         Command::List => {
             for workload in workloads::all() {
                 println!("{:24} {}", workload.name(), workload.description());
@@ -88,20 +122,39 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("start the runtime")
 }
 
+/// A folder for logs that stays until [`tempfile::TempDir::disable_cleanup`] is taken back: they say what went wrong.
+fn log_dir() -> Result<tempfile::TempDir> {
+    let mut dir = tempfile::Builder::new().prefix("trunkline-bench-").tempdir()?;
+    dir.disable_cleanup(true);
+    println!("logs are in {}", dir.path().display());
+    Ok(dir)
+}
+
+async fn soak(plan: &Plan, results: &Path) -> Result<()> {
+    let cores = Cores::shared()?;
+    let machine = machine::describe(&cores)?;
+    let (date, _) = machine::now()?;
+    let mut dir = log_dir()?;
+    let bench = Bench::new(cores, dir.path());
+    let outcome = soak::run(&bench, plan).await?;
+    let path = results.join(format!("soak-{date}.json"));
+    outcome.write(&path, &date, &machine, plan)?;
+    print!("{}", outcome.summary());
+    println!("written to {}", path.display());
+    ensure!(outcome.faults.is_empty(), "{}", outcome.faults.join("; "));
+    dir.disable_cleanup(false);
+    Ok(())
+}
+
 async fn run(work: &[String], rounds: u32, window: u64, warm_up: u64, results: &Path) -> Result<()> {
     let selected = workloads::selected(work)?;
     ensure!(!selected.is_empty(), "there is nothing to measure");
     let cores = Cores::of_this_machine()?;
-    let mut dir = tempfile::Builder::new().prefix("trunkline-bench-").tempdir()?;
-    // Kept until all went well: the logs say why it did not.
-    dir.disable_cleanup(true);
-    println!("logs are in {}", dir.path().display());
+    let mut dir = log_dir()?;
     let bench = Bench {
         window: Duration::from_secs(window),
         warm_up: Duration::from_secs(warm_up),
-        dir: dir.path().to_owned(),
-        home: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
-        cores,
+        ..Bench::new(cores, dir.path())
     };
     let machine = machine::describe(&bench.cores)?;
     let (date, time) = machine::now()?;

@@ -4,7 +4,7 @@
 //! done (contacts stored, calls up, packets arrived) and ends what it started. It runs once per side and round; [`crate::rounds`]
 //! alternates the sides, so that a machine that gets slower does so for both.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -61,6 +61,17 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// A short window, with files in `dir`.
+    pub fn new(cores: Cores, dir: &Path) -> Self {
+        Self {
+            cores,
+            window: Duration::from_secs(8),
+            warm_up: Duration::from_secs(3),
+            dir: dir.to_owned(),
+            home: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+        }
+    }
+
     /// A folder of this run for something called `name`, with a number.
     ///
     /// # Errors

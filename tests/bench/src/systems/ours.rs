@@ -59,7 +59,7 @@ impl Ours {
         bench.cores.start_generator()?;
         let cluster = cluster?;
         let api = cluster.api()?;
-        create_trunk(&api, "main", fast(setup)).await?;
+        create_trunk(&api, "main", fast(setup.transport, setup.srtp)).await?;
         create_users(&api, TRUNK, setup.users).await?;
         cluster.synced(0).await?;
         let meter = Meter::new()
@@ -116,8 +116,8 @@ impl Ours {
 }
 
 /// The trunk of the tests, without limits a load would meet; INVITE is not challenged, as it is not by the peer.
-fn fast(setup: &Setup<'_>) -> Trunk {
-    let mut trunk = trunk("Bench", setup.transport.protocol(), PORT);
+pub fn fast(transport: Transport, srtp: bool) -> Trunk {
+    let mut trunk = trunk("Bench", transport.protocol(), PORT);
     trunk.max_registration_rate = Some("100000/1s".to_owned());
     trunk.max_call_rate = Some("100000/1s".to_owned());
     if let Some(acl) = &mut trunk.acl {
@@ -126,7 +126,7 @@ fn fast(setup: &Setup<'_>) -> Trunk {
     if let Some(digest) = &mut trunk.inbound_digest {
         digest.methods = vec![SipMethod::Register.into()];
     }
-    if setup.srtp {
+    if srtp {
         trunk.srtp_mode = SrtpMode::Optional.into();
     }
     trunk
