@@ -6,6 +6,7 @@
 //! - [`workload`]: what a row of the table is; [`workloads`]: all of them.
 //! - [`systems`]: the two sides, started and ended for each measurement; [`load`]: SIPp, and the steady window it is measured in.
 //! - [`cpu`], [`memory`], [`affinity`]: what the kernel knows of processes, and on which core they run.
+//! - [`rtp`], [`sip`]: phones that talk, many at once, and the network between them and the edge.
 //! - [`rounds`]: the order of measurements; [`report`]: the file they end up in; [`table`] and [`plot`]: how people
 //!   see it.
 //! - [`soak`]: hours of load, and what is left after them.
@@ -18,7 +19,9 @@ pub mod memory;
 pub mod plot;
 pub mod report;
 pub mod rounds;
+pub mod rtp;
 pub mod sample;
+pub mod sip;
 pub mod soak;
 pub mod systems;
 pub mod table;

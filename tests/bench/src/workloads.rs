@@ -3,6 +3,7 @@
 use crate::workload::{Transport, Workload};
 
 pub mod call;
+pub mod media;
 pub mod register;
 
 use call::{Calls, Media};
@@ -29,6 +30,9 @@ pub fn all() -> Vec<Box<dyn Workload>> {
         calls("call-media-srtp", Transport::Udp, Media::Srtp, 200),
     ] {
         all.push(Box::new(calls));
+    }
+    for relay in media::Relay::all() {
+        all.push(Box::new(relay));
     }
     all
 }

@@ -62,7 +62,10 @@ mod tests {
         let mut value = 1_u64;
         while value < 1 << 40 {
             let middle = middle_of(bin_of(value));
-            assert!((middle - value as f64).abs() <= value as f64 / 100.0, "{value}: {middle}");
+            assert!(
+                (middle - value as f64).abs() <= value as f64 / 100.0,
+                "{value}: {middle}"
+            );
             value += 1 + value / 7;
         }
     }

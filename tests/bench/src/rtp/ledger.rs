@@ -12,9 +12,7 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self {
-            open: [0; REMEMBERED],
-        }
+        Self { open: [0; REMEMBERED] }
     }
 }
 

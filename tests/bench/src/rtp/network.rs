@@ -102,9 +102,10 @@ impl Network {
     fn drop_media(&self) -> Result<()> {
         let (_, direct) = DIRECT_LINKS;
         let last = MEDIA_PORTS_TO - 1;
+        // The ports of a datagram are in its first fragment only.
         let rules = format!(
             "table netdev media {{\n chain arriving {{\n  type filter hook ingress devices = {{ {PHONES_LINK}, {direct} }} priority 0; \
-             policy accept;\n  udp dport {MEDIA_PORTS_FROM}-{last} drop\n }}\n}}\n"
+             policy accept;\n  ip frag-off & 0x1fff 0 udp dport {MEDIA_PORTS_FROM}-{last} drop\n }}\n}}\n"
         );
         let mut nft = Command::new("ip")
             .args(["netns", "exec", &self.phones, "nft", "-f", "-"])

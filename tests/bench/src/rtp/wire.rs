@@ -111,7 +111,11 @@ impl Ring {
                 0,
             )
         };
-        ensure!(blocks != libc::MAP_FAILED, "map the ring: {}", io::Error::last_os_error());
+        ensure!(
+            blocks != libc::MAP_FAILED,
+            "map the ring: {}",
+            io::Error::last_os_error()
+        );
         let ring = Self {
             socket,
             blocks: blocks.cast(),
@@ -167,7 +171,11 @@ impl Ring {
                 &raw mut length,
             )
         };
-        ensure!(result == 0, "read the ring's statistics: {}", io::Error::last_os_error());
+        ensure!(
+            result == 0,
+            "read the ring's statistics: {}",
+            io::Error::last_os_error()
+        );
         Ok(statistics.tp_drops.into())
     }
 }
@@ -273,11 +281,12 @@ fn set_at<T: Copy>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> 
     Ok(())
 }
 
-/// Only UDP over IPv4 without options to the media ports comes through.
+/// Only UDP over IPv4 to the media ports comes through, without IP options and first fragments only.
 fn filter(socket: &OwnedFd) -> io::Result<()> {
     const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
     const LOAD_OCTET: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const ANY: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
     const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
     let step = |code: u32, k: u32, yes: u8, no: u8| libc::sock_filter {
@@ -288,9 +297,11 @@ fn filter(socket: &OwnedFd) -> io::Result<()> {
     };
     let mut steps = [
         step(LOAD_HALF, 12, 0, 0),
-        step(EQUAL, 0x0800, 0, 8),
+        step(EQUAL, 0x0800, 0, 10),
         step(LOAD_OCTET, 14, 0, 0),
-        step(EQUAL, 0x45, 0, 6),
+        step(EQUAL, 0x45, 0, 8),
+        step(LOAD_HALF, 20, 0, 0),
+        step(ANY, 0x1FFF, 6, 0),
         step(LOAD_OCTET, 23, 0, 0),
         step(EQUAL, 17, 0, 4),
         step(LOAD_HALF, 36, 0, 0),
