@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 export TRUNKLINE_STATE ?= $(CURDIR)/var
 
-.PHONY: help run check up test lint fmt build release setup system compose compose-test bpf fuzz clean
+.PHONY: help run check up test lint fmt build release setup system compose compose-test bpf fuzz bench soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,14 @@ bpf: ## build the BPF object of the media plane from its source (clang 16)
 
 fuzz: ## explore with cargo-fuzz for FUZZ_SECONDS (60) a target
 	data-plane/fuzz/explore.sh $${FUZZ_SECONDS:-60}
+
+bench: ## measure against Kamailio and rtpengine: WORK (all), ROUNDS (3), WINDOW (8 s); writes bench/results
+	tests/bench/setup.sh
+	tests/bench/run.sh
+
+soak: ## MINUTES (60) of calls and registrations at half the maximum rate: memory flat, nothing failed, nothing left
+	tests/bench/setup.sh
+	tests/bench/soak.sh
 
 compose: ## start a cluster of WORKERS (2) with docker compose
 	if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi; \

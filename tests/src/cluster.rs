@@ -19,14 +19,41 @@ const KEEP: &str = "TRUNKLINE_KEEP_STATE";
 const API_PORT: u16 = 8443;
 const WORKER_PORT: u16 = 8444;
 const METRICS_PORT: u16 = 9464;
-/// Clear of the system's ephemeral ports and of what the phones of the tests use.
-const MEDIA_PORTS: &str = "16384-19999";
 /// A worker lets calls end for this long when it is asked to end; tests hang up first.
 const DRAIN_SECONDS: &str = "2";
+
+/// How a cluster is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Workers.
+    pub workers: usize,
+    /// Signalling shards of each.
+    pub shards: usize,
+    /// Media threads of each.
+    pub media_threads: usize,
+    /// Media ports of each, `first-last`.
+    pub media_ports: String,
+    /// Address of the first worker, the others follow; loopback addresses of the cluster's own when `None`.
+    pub sip: Option<Ipv4Addr>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            shards: 2,
+            media_threads: 1,
+            // Clear of the system's ephemeral ports and of what the phones of the tests use.
+            media_ports: "16384-19999".to_owned(),
+            sip: None,
+        }
+    }
+}
 
 /// A running cluster. Every part has loopback addresses of its own, so that ports never collide.
 #[derive(Debug)]
 pub struct Cluster {
+    setup: Setup,
     host: u8,
     control: Option<Process>,
     workers: Vec<Worker>,
@@ -57,7 +84,20 @@ impl Cluster {
     ///
     /// # Errors
     /// When something does not come up.
-    pub async fn with_workers(count: usize) -> Result<Self> {
+    pub async fn with_workers(workers: usize) -> Result<Self> {
+        Self::with(Setup {
+            workers,
+            ..Setup::default()
+        })
+        .await
+    }
+
+    /// A control plane and workers as asked for, in step.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub async fn with(setup: Setup) -> Result<Self> {
+        let count = setup.workers;
         let mut dir = tempfile::Builder::new()
             .prefix("trunkline-")
             .tempdir()
@@ -68,6 +108,7 @@ impl Cluster {
         }
         let host = STARTED.fetch_add(1, Ordering::Relaxed);
         let mut cluster = Self {
+            setup,
             dir,
             host,
             control: None,
@@ -112,6 +153,9 @@ impl Cluster {
     pub fn sip(&self, worker: usize) -> IpAddr {
         let [low, high] = worker_octets();
         let index = u8::try_from(worker).expect("a handful of workers");
+        if let Some(first) = self.setup.sip {
+            return Ipv4Addr::from_bits(first.to_bits() + u32::from(index)).into();
+        }
         Ipv4Addr::new(127, 100 + index, high.wrapping_add(self.host), low).into()
     }
 
@@ -123,6 +167,16 @@ impl Cluster {
     /// Name of a worker in the API.
     pub fn worker_name(&self, worker: usize) -> String {
         format!("workers/{}", worker_id(worker))
+    }
+
+    /// Process id of the control plane, while it runs.
+    pub fn control_process(&self) -> Option<u32> {
+        self.control.as_ref().map(Process::id)
+    }
+
+    /// Process id of a worker, while it runs.
+    pub fn worker_process(&self, index: usize) -> Option<u32> {
+        self.workers[index].process.as_ref().map(Process::id)
     }
 
     /// Starts the control plane and waits until it is ready.
@@ -172,7 +226,9 @@ impl Cluster {
         command.arg("--join-token-file").arg(self.join_token());
         command.arg("--state-dir").arg(self.dir.path().join(&name));
         command.args(["--worker-id", &name, "--sip-address", &self.sip(index).to_string()]);
-        command.args(["--media-ports", MEDIA_PORTS, "--shards", "2", "--media-threads", "1"]);
+        command.args(["--media-ports", &self.setup.media_ports]);
+        command.args(["--shards", &self.setup.shards.to_string()]);
+        command.args(["--media-threads", &self.setup.media_threads.to_string()]);
         command.args(["--metrics-listen", &self.worker_metrics(index).to_string()]);
         command.args(["--drain-seconds", DRAIN_SECONDS]);
         let log = self.dir.path().join(format!("{name}.log"));

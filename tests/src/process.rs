@@ -50,6 +50,11 @@ impl Process {
         &self.name
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// All it has written.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
@@ -159,16 +164,18 @@ pub fn output<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>)
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A binary of this workspace, built beside the running test.
+/// A binary of this workspace, built with the running program: a test in `target/<profile>/deps`, or a binary beside it.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe().context("find the test's own file")?;
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .context("the test lies in target/<profile>/deps")?;
+    let own = std::env::current_exe().context("find the program's own file")?;
+    let folder = own.parent().context("a program lies in a folder")?;
+    let profile = if folder.ends_with("deps") {
+        folder.parent().context("deps lies in target/<profile>")?
+    } else {
+        folder
+    };
     let path = profile.join(name);
     if !path.is_file() {
         bail!("{} is missing: `cargo build --workspace --bins` first", path.display());

@@ -18,7 +18,7 @@ use crate::sip::is_bound;
 /// What a run is to do.
 #[derive(Debug, Clone)]
 pub struct Sipp {
-    scenario: &'static str,
+    scenario: PathBuf,
     local: SocketAddr,
     target: Option<SocketAddr>,
     calls: u32,
@@ -26,6 +26,10 @@ pub struct Sipp {
     rows: Vec<String>,
     keys: Vec<(&'static str, String)>,
     digest_uri: Option<String>,
+    /// Calls at a time.
+    open: u32,
+    /// Further arguments.
+    args: Vec<String>,
 }
 
 /// How a run went.
@@ -43,6 +47,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Running {
     process: Process,
+    dir: PathBuf,
     statistics: PathBuf,
     errors: PathBuf,
 }
@@ -87,9 +92,15 @@ impl Sipp {
         Self::new("answer", local, None)
     }
 
-    fn new(scenario: &'static str, local: SocketAddr, target: Option<SocketAddr>) -> Self {
+    fn new(scenario: &str, local: SocketAddr, target: Option<SocketAddr>) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        Self::scenario(&folder.join(format!("{scenario}.xml")), local, target)
+    }
+
+    /// Plays a scenario of somebody else's; without a target it answers until it is ended.
+    pub fn scenario(scenario: &Path, local: SocketAddr, target: Option<SocketAddr>) -> Self {
         Self {
-            scenario,
+            scenario: scenario.to_owned(),
             local,
             target,
             calls: 0,
@@ -97,7 +108,27 @@ impl Sipp {
             rows: Vec::new(),
             keys: Vec::new(),
             digest_uri: None,
+            open: 2000,
+            args: Vec::new(),
         }
+    }
+
+    /// Rows of the file that a scenario takes its fields from, in turn.
+    pub fn rows(mut self, rows: Vec<String>) -> Self {
+        self.rows = rows;
+        self
+    }
+
+    /// At most so many calls at a time.
+    pub fn open(mut self, open: u32) -> Self {
+        self.open = open;
+        self
+    }
+
+    /// Further arguments of the command line.
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
     }
 
     /// So many calls in all, instead of one for each user; the users take turns.
@@ -117,17 +148,19 @@ impl Sipp {
     /// # Errors
     /// When SIPp is not there.
     pub fn start(&self, dir: &Path) -> Result<Running> {
-        let name = format!("sipp-{}-{}-{}", self.scenario, self.local.ip(), self.local.port());
+        let scenario = self.scenario.file_stem().unwrap_or_default().to_string_lossy();
+        let name = format!("sipp-{scenario}-{}-{}", self.local.ip(), self.local.port());
         let runs = fs::read_dir(dir)?.filter_map(Result::ok).filter(|entry| {
             let file = entry.file_name();
             file.to_string_lossy().starts_with(&name)
         });
         let dir = dir.join(format!("{name}-{}", runs.count()));
         fs::create_dir(&dir)?;
-        let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{}.xml", self.scenario));
         let (statistics, errors) = (dir.join("statistics.csv"), dir.join("errors.log"));
         let mut command = Command::new("sipp");
-        command.arg("-sf").arg(scenario);
+        command.arg("-sf").arg(&self.scenario);
+        // What it writes under names of its own lies beside the rest.
+        command.current_dir(&dir);
         command.args(["-i", &self.local.ip().to_string(), "-p", &self.local.port().to_string()]);
         command.args(["-mi", &self.local.ip().to_string(), "-nostdin", "-key", "realm", REALM]);
         command
@@ -152,6 +185,7 @@ impl Sipp {
             fs::write(&path, file)?;
             command.arg("-inf").arg(path);
         }
+        command.args(&self.args);
         if let Some(target) = self.target {
             command.args([
                 "-m",
@@ -159,13 +193,14 @@ impl Sipp {
                 "-r",
                 &self.rate.to_string(),
                 "-l",
-                "2000",
+                &self.open.to_string(),
             ]);
             command.arg(target.to_string());
         }
         let process = Process::start(&name, &mut command, &dir.join("screen.log"))?;
         Ok(Running {
             process,
+            dir,
             statistics,
             errors,
         })
@@ -219,6 +254,34 @@ impl Running {
             Ok(Ok(()))
         })
         .await?
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Folder it writes to.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it had to complain about, as far as it has written it.
+    pub fn complaints(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.status()?.is_none())
+    }
+
+    /// Size of its statistics: it grows by a line a second.
+    pub fn statistics_size(&self) -> u64 {
+        fs::metadata(&self.statistics).map_or(0, |metadata| metadata.len())
     }
 
     /// How it stands now.
