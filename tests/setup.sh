@@ -2,7 +2,7 @@
 # Installs what the tests need on Debian 12: SIP clients, a packet analyser, a gRPC client of another make, the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-packages=(sip-tester baresip-core tshark procps git python3 iproute2)
+packages=(sip-tester baresip-core tshark procps git python3 iproute2 nftables)
 # What the committed BPF object is compared with.
 packages+=(clang-16 llvm-16 libbpf-dev)
 # Debian keeps what venv needs apart from the interpreter.

@@ -36,13 +36,10 @@ macro_rules! on_every_tier {
             $(#[test] fn $test() { super::$test(super::Tier::Epoll); })*
         }
         mod fan_in {
-            $(#[test] fn $test() {
-                if rustix::process::geteuid().is_root() {
-                    super::$test(super::Tier::FanIn);
-                } else {
-                    eprintln!("the fan-in tier is not tested: it needs rights that this user does not have");
-                }
-            })*
+            $(#[test] fn $test() { super::with_rights(|| super::$test(super::Tier::FanIn)); })*
+        }
+        mod fan_in_direct {
+            $(#[test] fn $test() { super::with_rights(|| super::$test(super::Tier::FanInDirect)); })*
         }
     };
 }
@@ -63,11 +60,20 @@ on_every_tier!(
     ports_that_are_not_leased_are_left_alone,
 );
 
+fn with_rights(test: impl FnOnce()) {
+    if rustix::process::geteuid().is_root() {
+        test();
+    } else {
+        eprintln!("not tested: it needs rights that this user does not have");
+    }
+}
+
 /// An address for the tests of each tier, which may run at the same time.
 fn host(tier: Tier) -> IpAddr {
     match tier {
         Tier::Epoll => Ipv4Addr::LOCALHOST.into(),
         Tier::FanIn => Ipv4Addr::new(127, 0, 0, 2).into(),
+        Tier::FanInDirect => Ipv4Addr::new(127, 0, 0, 4).into(),
     }
 }
 
@@ -446,24 +452,21 @@ fn a_flooded_port_takes_nothing_from_the_others(tier: Tier) {
 
 /// In a network of its own, whose loopback is too small for what is sent.
 fn packets_larger_than_the_mtu_are_fragmented(tier: Tier) {
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("not tested: it needs a network namespace, which needs rights that this user does not have");
-    }
-    std::thread::spawn(move || {
-        own_network("1000");
-        let world = World::start(tier, 43_000);
-        let call = world.call(13);
-        let mut packet = rtp(LegId::A, 1);
-        packet.resize(1_900, 0x55);
-        let sent = call.phones[LegId::A].send_to(&packet, call.leases[LegId::A].rtp);
-        sent.expect("sent");
-        let mut buffer = [0; 2_000];
-        let (length, source) = call.phones[LegId::B].recv_from(&mut buffer).expect("relayed");
-        assert_eq!((&buffer[..length], source), (&packet[..], call.leases[LegId::B].rtp));
-        assert_eq!(world.relay.counters().send_failures(), 0);
-    })
-    .join()
-    .expect("as it should be");
+    with_rights(|| {
+        isolated(move || {
+            own_network("1000");
+            let world = World::start(tier, 43_000);
+            let call = world.call(13);
+            let mut packet = rtp(LegId::A, 1);
+            packet.resize(1_900, 0x55);
+            let sent = call.phones[LegId::A].send_to(&packet, call.leases[LegId::A].rtp);
+            sent.expect("sent");
+            let mut buffer = [0; 2_000];
+            let (length, source) = call.phones[LegId::B].recv_from(&mut buffer).expect("relayed");
+            assert_eq!((&buffer[..length], source), (&packet[..], call.leases[LegId::B].rtp));
+            assert_eq!(world.relay.counters().send_failures(), 0);
+        })
+    });
 }
 
 /// Other programs keep the ports of the range that are not leased, and leased numbers on other addresses.
@@ -491,7 +494,7 @@ fn ports_that_are_not_leased_are_left_alone(tier: Tier) {
 /// The worker of a process without rights takes the tier that needs none.
 #[test]
 fn without_the_right_to_load_a_program_the_portable_tier_is_taken() {
-    std::thread::spawn(|| {
+    isolated(|| {
         let none = CapabilitySets {
             effective: CapabilitySet::empty(),
             permitted: CapabilitySet::empty(),
@@ -508,9 +511,71 @@ fn without_the_right_to_load_a_program_the_portable_tier_is_taken() {
             start(TierChoice::Only(Tier::FanIn)).is_err(),
             "what is asked for or nothing"
         );
-    })
-    .join()
-    .expect("as it should be");
+    });
+}
+
+/// Phones on another machine, and a filter that lets no packet out through the system's own way.
+#[test]
+fn what_leaves_directly_passes_no_filter_and_reaches_another_machine() {
+    with_rights(|| isolated(directly));
+}
+
+fn directly() {
+    let (edge, far) = (Ipv4Addr::new(198, 18, 9, 1), Ipv4Addr::new(198, 18, 9, 2));
+    own_network("65536");
+    let (asks, thread) = std::sync::mpsc::channel();
+    let (tells, told) = std::sync::mpsc::channel();
+    let (gives, phones) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        own_network("65536");
+        asks.send(rustix::thread::gettid().as_raw_nonzero()).expect("asked");
+        told.recv().expect("linked");
+        run("ip addr add 198.18.9.2/24 dev far0; ip link set far0 up");
+        gives
+            .send(PerLeg::new(phone(far.into()), phone(far.into())))
+            .expect("given");
+    });
+    let thread = thread.recv().expect("another network");
+    run(&format!("ip link add near0 type veth peer name far0 netns {thread}"));
+    run("ip addr add 198.18.9.1/24 dev near0; ip link set near0 up");
+    tells.send(()).expect("told");
+    let phones = phones.recv().expect("phones");
+    other.join().expect("as it should be");
+
+    let mut world = World::start(Tier::FanInDirect, 43_000);
+    world.host = edge.into();
+    let mut call = world.lease(15);
+    (call.phones, call.dscp) = (phones, Some(46));
+    world.begin(&call);
+    let marks = socket2::SockRef::from(&call.phones[LegId::B]).set_recv_tos_v4(true);
+    marks.expect("marks are shown");
+    // The first packet goes by the kernel's own way, which has to find the neighbour.
+    call.packets_until_live(0);
+    run("nft 'add table inet t; add chain inet t out { type filter hook output priority 0; policy drop; }'");
+    // Once in a while a packet goes that way again, and is lost in the filter here.
+    call.packets_until_live(10_000);
+    call.phones[LegId::B]
+        .peek(&mut [0; 1])
+        .expect_err("nothing is left over");
+    let sent = call.packets_until_live(20_000);
+    assert!(sent < 50, "a second of silence: {sent}");
+    call.send(LegId::A, 30_000);
+    call.phones[LegId::B].peek(&mut [0; 1]).expect("relayed");
+    let received = trunkline_worker::relay::socket::receive(&call.phones[LegId::B], &mut [0; 300]).expect("there");
+    assert_eq!(
+        (received.tos, received.source),
+        (Some(46 << 2), call.leases[LegId::B].rtp)
+    );
+}
+
+/// Runs a test on a thread of its own, which may change what is the thread's: its network, its rights.
+fn isolated(test: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(test).join().expect("as it should be");
+}
+
+fn run(commands: &str) {
+    let status = std::process::Command::new("sh").args(["-ec", commands]).status();
+    assert!(status.expect("a shell").success(), "{commands}");
 }
 
 /// Gives this thread, and those it starts, a network of their own with a loopback of this MTU.
@@ -522,8 +587,5 @@ fn own_network(mtu: &str) {
     // SAFETY: nothing of this thread depends on the namespace it leaves.
     let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) };
     unshared.expect("a namespace");
-    let up = std::process::Command::new("ip")
-        .args(["link", "set", "lo", "up", "mtu", mtu])
-        .status();
-    assert!(up.expect("iproute2").success());
+    run(&format!("ip link set lo up mtu {mtu}"));
 }

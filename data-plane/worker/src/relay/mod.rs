@@ -118,6 +118,18 @@ pub struct Relay {
 struct ThreadHandle {
     orders: SyncSender<Order>,
     waker: Waker,
+    thread: std::thread::Thread,
+}
+
+impl ThreadHandle {
+    /// Ends the thread's wait for packets, or its rest.
+    fn wake(&self) {
+        self.thread.unpark();
+        if let Err(error) = self.waker.wake() {
+            // The thread sees its orders at its next sweep.
+            tracing::error!(%error, "media thread could not be woken");
+        }
+    }
 }
 
 /// Running media threads; ends them when told to.
@@ -180,7 +192,7 @@ impl RelayThreads {
     pub fn stop(self) {
         for thread in self.relay.threads.iter() {
             if thread.orders.send(Order::Stop).is_ok() {
-                let _ = thread.waker.wake();
+                thread.wake();
             }
         }
         for join in self.joins {
@@ -215,8 +227,13 @@ impl Start<'_> {
         let (pool, shards) = (Arc::clone(self.pool), self.shards.clone());
         let thread = MediaThread::new(wire, inbox, pool, shards, Arc::clone(&self.counters));
         let builder = std::thread::Builder::new().name(format!("media-{}", self.threads.len()));
-        self.joins.push(builder.spawn(move || thread.run())?);
-        self.threads.push(ThreadHandle { orders, waker });
+        let join = builder.spawn(move || thread.run())?;
+        self.threads.push(ThreadHandle {
+            orders,
+            waker,
+            thread: join.thread().clone(),
+        });
+        self.joins.push(join);
         Ok(())
     }
 }
@@ -245,10 +262,7 @@ impl Relay {
         let thread = &self.threads[self.thread_of(session)];
         match thread.orders.try_send(Order::Command(session, command)) {
             Ok(()) => {
-                if let Err(error) = thread.waker.wake() {
-                    // The thread sees the command at its next sweep.
-                    tracing::error!(%error, "media thread could not be woken");
-                }
+                thread.wake();
                 Ok(())
             }
             Err(

@@ -29,10 +29,10 @@ pub(super) struct PortKey(pub(super) usize);
 /// Sockets of one media thread. Call order: [`wait`](Wire::wait), then [`receive`](Wire::receive) and [`send`](Wire::send) in
 /// turn for as long as there is something to receive; ports are opened and closed in between.
 pub(super) trait Wire {
-    /// Wakes [`wait`](Wire::wait) from another thread.
+    /// Wakes [`wait`](Wire::wait) from another thread, which unparks this one too.
     fn waker(&self) -> io::Result<Waker>;
 
-    /// Waits until datagrams are there, the waker is used, or `patience` is over.
+    /// Waits until datagrams are there, the waker is used and the thread unparked, or `patience` is over.
     fn wait(&mut self, patience: Duration) -> io::Result<()>;
 
     /// Fills an empty burst; true when more may be waiting than found room.

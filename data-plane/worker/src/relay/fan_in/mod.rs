@@ -258,7 +258,8 @@ impl Wire for FanInWire {
             return Ok(());
         }
         if busy {
-            std::thread::sleep(TICK.min(patience));
+            // Whoever has orders unparks the thread.
+            std::thread::park_timeout(TICK.min(patience));
             return Ok(());
         }
         self.poll.poll(&mut self.events, Some(patience))

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{Array, MapData, MapError, SockMap};
 use aya::programs::{ProgramError, SkLookup};
-use aya::{Ebpf, EbpfError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 
 /// The program, aligned as its parser wants it.
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/steer.bpf.o");
@@ -51,7 +51,8 @@ impl Steering {
     /// # Errors
     /// When the kernel or the process's rights do not allow it.
     pub(super) fn attach() -> Result<Steering, SteeringError> {
-        let mut program = Ebpf::load(OBJECT).map_err(SteeringError::Load)?;
+        // The program touches nothing whose layout depends on the kernel, whose megabytes of types stay unread.
+        let mut program = EbpfLoader::new().btf(None).load(OBJECT).map_err(SteeringError::Load)?;
         let leases = program
             .take_map("leases")
             .ok_or(SteeringError::Incomplete("map of leases"))?;
