@@ -12,7 +12,7 @@ use crate::stats::ReceiveStats;
 
 use super::config::{Component, SourcePolicy, SrtpParams, StreamLeg};
 use super::report::{LegStats, RemoteReport, Traffic};
-use super::verdict::{DropCounts, DropReason};
+use super::verdict::{DropReason, DropTally};
 
 /// How long packets under a replaced key are still accepted: "for a period of time" (RFC 4568 §7.1.4).
 pub const OLD_KEY_GRACE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(super) struct Counters {
     pub(super) rtcp_received: Traffic,
     pub(super) rtcp_sent: Traffic,
     pub(super) dscp_mismatches: u64,
-    pub(super) drops: DropCounts,
+    pub(super) drops: DropTally,
     round_trip: Option<Duration>,
     remote_report: Option<RemoteReport>,
 }
@@ -44,11 +44,11 @@ pub(super) struct Counters {
 #[derive(Debug)]
 pub(super) struct SrtpSide {
     pub(super) rx: Option<Unprotect>,
-    /// The receiver before the last change of key, and until when it counts.
-    old_rx: Option<(Unprotect, Instant)>,
+    /// The receiver before the last change of key, and until when it counts. Boxed, as is the other: most calls have none.
+    old_rx: Option<Box<(Unprotect, Instant)>>,
     pub(super) tx: Protect,
     /// The sender before the last change of key. Should its key come back, its counters do too: no index is used twice.
-    old_tx: Option<Protect>,
+    old_tx: Option<Box<Protect>>,
 }
 
 impl Side {
@@ -245,15 +245,15 @@ impl SrtpSide {
             && self.rx.as_ref().is_none_or(|rx| rx.key() != key)
         {
             let until = now + OLD_KEY_GRACE;
-            let returned = self.old_rx.take_if(|(old, _)| old.key() == key).map(|(old, _)| old);
+            let returned = self.old_rx.take_if(|old| old.0.key() == key).map(|old| old.0);
             let fresh = returned.unwrap_or_else(|| match &self.rx {
                 Some(rx) if same_address => rx.rekeyed(key),
                 _ => Unprotect::new(key),
             });
-            self.old_rx = self.rx.replace(fresh).map(|old| (old, until));
+            self.old_rx = self.rx.replace(fresh).map(|old| Box::new((old, until)));
         }
         if self.tx.key() != &params.tx {
-            let returned = self.old_tx.take_if(|old| old.key() == &params.tx);
+            let returned = self.old_tx.take_if(|old| old.key() == &params.tx).map(|old| *old);
             let fresh = returned.unwrap_or_else(|| {
                 let mut fresh = Protect::new(&params.tx);
                 if same_address {
@@ -261,7 +261,7 @@ impl SrtpSide {
                 }
                 fresh
             });
-            self.old_tx = Some(std::mem::replace(&mut self.tx, fresh));
+            self.old_tx = Some(Box::new(std::mem::replace(&mut self.tx, fresh)));
         }
     }
 
@@ -275,14 +275,14 @@ impl SrtpSide {
             Component::Rtp => rx.unprotect_rtp(packet),
             Component::Rtcp => rx.unprotect_rtcp(packet),
         };
-        self.old_rx.take_if(|(_, until)| now >= *until);
+        self.old_rx.take_if(|old| now >= old.1);
         let result = match &mut self.rx {
             Some(rx) => run(rx, packet).map_err(DropReason::inbound),
             None => Err(DropReason::NoKey),
         };
         match (result, &mut self.old_rx) {
             // Malformed ones too: the old key may have had another suite or MKI and so a shorter trailer.
-            (Err(reason), Some((old, _))) if reason != DropReason::Replayed => match run(old, packet) {
+            (Err(reason), Some(old)) if reason != DropReason::Replayed => match run(&mut old.0, packet) {
                 Err(SrtpError::Replayed) => Err(DropReason::Replayed),
                 other => other.map_err(|_| reason),
             },

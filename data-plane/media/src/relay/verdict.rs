@@ -140,15 +140,23 @@ impl DropCounts {
             .filter(|(_, count)| *count > 0)
     }
 
-    pub(super) fn add(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
-    }
-
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds the counts of one side of a stream.
+    pub(super) fn merge(&mut self, side: &DropTally) {
         self.0
             .iter_mut()
-            .zip(other.0)
-            .for_each(|(total, count)| *total += count);
+            .zip(side.0)
+            .for_each(|(total, count)| *total += u64::from(count));
+    }
+}
+
+/// Dropped packets of one side of a stream, kept small: four thousand million of a reason is where it stops counting.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DropTally([u32; DropReason::ALL.len()]);
+
+impl DropTally {
+    pub(super) fn add(&mut self, reason: DropReason) {
+        let count = &mut self.0[reason as usize];
+        *count = count.saturating_add(1);
     }
 }
 

@@ -143,8 +143,8 @@ impl RtpCipher {
     }
 }
 
-/// Session keys of SRTCP, not expanded: RTCP comes once in seconds, and a schedule kept for it would cost more memory
-/// than everything else of the direction.
+/// Session keys of SRTCP, derived for the packet at hand: RTCP comes once in seconds, and keys kept for it would cost every
+/// direction a third of its memory.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(super) struct RtcpCipher {
     #[zeroize(skip)]

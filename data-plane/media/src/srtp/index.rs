@@ -11,7 +11,8 @@ pub(crate) const WINDOW: u64 = 128;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReplayWindow {
     highest: u64,
-    seen: u128,
+    /// In halves, the lower first: a `u128` would align everything that holds a window to sixteen octets.
+    seen: [u64; 2],
 }
 
 /// Where an index stands relative to a window.
@@ -30,7 +31,7 @@ impl ReplayWindow {
     pub(crate) fn starting_at(first: u64) -> Self {
         Self {
             highest: first,
-            seen: 1,
+            seen: [1, 0],
         }
     }
 
@@ -38,7 +39,7 @@ impl ReplayWindow {
     pub(crate) fn closed_at(highest: u64) -> Self {
         Self {
             highest,
-            seen: u128::MAX,
+            seen: [u64::MAX; 2],
         }
     }
 
@@ -51,7 +52,7 @@ impl ReplayWindow {
             return Standing::Newest;
         }
         let age = self.highest - index;
-        if age >= WINDOW || self.seen & (1 << age) != 0 {
+        if age >= WINDOW || self.seen() & (1 << age) != 0 {
             Standing::Refused
         } else {
             Standing::Late
@@ -62,11 +63,19 @@ impl ReplayWindow {
     pub(crate) fn mark(&mut self, index: u64) {
         if index > self.highest {
             let ahead = index - self.highest;
-            self.seen = if ahead < WINDOW { (self.seen << ahead) | 1 } else { 1 };
+            self.set_seen(if ahead < WINDOW { (self.seen() << ahead) | 1 } else { 1 });
             self.highest = index;
         } else if self.highest - index < WINDOW {
-            self.seen |= 1 << (self.highest - index);
+            self.set_seen(self.seen() | 1 << (self.highest - index));
         }
+    }
+
+    fn seen(&self) -> u128 {
+        u128::from(self.seen[1]) << 64 | u128::from(self.seen[0])
+    }
+
+    fn set_seen(&mut self, seen: u128) {
+        self.seen = [seen as u64, (seen >> 64) as u64];
     }
 }
 

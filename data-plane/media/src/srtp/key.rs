@@ -1,10 +1,11 @@
 //! Master keys: what SDP security descriptions carry and what the key derivation starts from.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::ZeroizeOnDrop;
 
 use crate::suite::SrtpSuite;
 
@@ -45,12 +46,16 @@ impl Mki {
 
 /// A master key and master salt for one direction, with the suite they are for and the MKI packets carry, if any.
 ///
-/// Never printed, zeroized when dropped, compared in constant time.
+/// Never printed, zeroized when dropped, compared in constant time. Copies share the material: a key is held by the
+/// configuration that brought it as well as by the direction that uses it.
+#[derive(Clone)]
+pub struct SrtpKey(Arc<Material>);
+
 #[derive(Clone, ZeroizeOnDrop)]
-pub struct SrtpKey {
+struct Material {
     #[zeroize(skip)]
     suite: SrtpSuite,
-    material: [u8; SrtpSuite::MAX_KEY_SALT_LEN],
+    octets: [u8; SrtpSuite::MAX_KEY_SALT_LEN],
     #[zeroize(skip)]
     mki: Option<Mki>,
 }
@@ -59,67 +64,62 @@ impl SrtpKey {
     /// A key from `key ‖ salt` as an `inline:` parameter carries it. `None` unless the length is exactly
     /// [`SrtpSuite::key_salt_len`].
     pub fn new(suite: SrtpSuite, key_salt: &[u8]) -> Option<Self> {
-        if key_salt.len() != suite.key_salt_len() {
-            return None;
-        }
-        let mut material = [0; SrtpSuite::MAX_KEY_SALT_LEN];
-        material[..key_salt.len()].copy_from_slice(key_salt);
-        let key = Self {
-            suite,
-            material,
-            mki: None,
-        };
-        material.zeroize();
-        Some(key)
+        (key_salt.len() == suite.key_salt_len()).then(|| Self::fill(suite, |octets| octets.copy_from_slice(key_salt)))
     }
 
     /// A fresh random key without MKI.
     pub fn generate<R: CryptoRng + ?Sized>(suite: SrtpSuite, rng: &mut R) -> Self {
-        let mut key = Self {
+        Self::fill(suite, |octets| rng.fill_bytes(octets))
+    }
+
+    /// The material is written where it stays, so that no copy of it is left behind.
+    fn fill(suite: SrtpSuite, write: impl FnOnce(&mut [u8])) -> Self {
+        let mut material = Arc::new(Material {
             suite,
-            material: [0; SrtpSuite::MAX_KEY_SALT_LEN],
+            octets: [0; SrtpSuite::MAX_KEY_SALT_LEN],
             mki: None,
-        };
-        rng.fill_bytes(&mut key.material[..suite.key_salt_len()]);
-        key
+        });
+        write(&mut Arc::make_mut(&mut material).octets[..suite.key_salt_len()]);
+        Self(material)
     }
 
     /// The same key, with packets carrying `mki`.
     #[must_use]
     pub fn with_mki(mut self, mki: Option<Mki>) -> Self {
-        self.mki = mki;
+        Arc::make_mut(&mut self.0).mki = mki;
         self
     }
 
     /// The suite the key is for.
     pub fn suite(&self) -> SrtpSuite {
-        self.suite
+        self.0.suite
     }
 
     /// The MKI packets carry, if the SDES line announced one.
     pub fn mki(&self) -> Option<&Mki> {
-        self.mki.as_ref()
+        self.0.mki.as_ref()
     }
 
     /// The master key.
     pub fn master_key(&self) -> &[u8] {
-        &self.material[..self.suite.key_len()]
+        &self.0.octets[..self.0.suite.key_len()]
     }
 
     /// The master salt.
     pub fn master_salt(&self) -> &[u8] {
-        &self.material[self.suite.key_len()..self.suite.key_salt_len()]
+        &self.0.octets[self.0.suite.key_len()..self.0.suite.key_salt_len()]
     }
 
     /// `key ‖ salt`, for writing an `inline:` parameter.
     pub fn key_salt(&self) -> &[u8] {
-        &self.material[..self.suite.key_salt_len()]
+        &self.0.octets[..self.0.suite.key_salt_len()]
     }
 }
 
 impl PartialEq for SrtpKey {
     fn eq(&self, other: &Self) -> bool {
-        self.suite == other.suite && self.mki == other.mki && bool::from(self.material.ct_eq(&other.material))
+        let (a, b) = (&*self.0, &*other.0);
+        Arc::ptr_eq(&self.0, &other.0) || a.suite == b.suite && a.mki == b.mki && bool::from(a.octets.ct_eq(&b.octets))
     }
 }
 
@@ -128,8 +128,8 @@ impl Eq for SrtpKey {}
 impl fmt::Debug for SrtpKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SrtpKey")
-            .field("suite", &self.suite)
-            .field("mki", &self.mki)
+            .field("suite", &self.0.suite)
+            .field("mki", &self.0.mki)
             .finish_non_exhaustive()
     }
 }

@@ -25,7 +25,6 @@ const MAX_RTCP_INDEX: u32 = (1 << 31) - 1;
 pub struct Protect {
     key: SrtpKey,
     rtp: RtpCipher,
-    rtcp: RtcpCipher,
     sources: SsrcTable<Source>,
 }
 
@@ -58,7 +57,6 @@ impl Protect {
         Self {
             key: key.clone(),
             rtp: RtpCipher::new(key),
-            rtcp: RtcpCipher::new(key),
             sources: SsrcTable::default(),
         }
     }
@@ -126,7 +124,7 @@ impl Protect {
             return Err(SrtpError::KeyExhausted);
         }
         let mki = self.key.mki().map_or(&[][..], |mki| mki.as_bytes());
-        self.rtcp.protect(packet, source.rtcp + 1, mki)?;
+        RtcpCipher::new(&self.key).protect(packet, source.rtcp + 1, mki)?;
         source.rtcp += 1;
         Ok(source.rtcp)
     }

@@ -26,7 +26,6 @@ const JOIN_ROCS: u32 = 4;
 pub struct Unprotect {
     key: SrtpKey,
     rtp: RtpCipher,
-    rtcp: RtcpCipher,
     sources: SsrcTable<Source>,
     clock: u32,
 }
@@ -72,7 +71,6 @@ impl Unprotect {
         Self {
             key: key.clone(),
             rtp: RtpCipher::new(key),
-            rtcp: RtcpCipher::new(key),
             sources: SsrcTable::default(),
             clock: 0,
         }
@@ -177,7 +175,7 @@ impl Unprotect {
     pub fn unprotect_rtcp(&mut self, packet: &mut PacketBuf<'_>) -> Result<Authenticated, SrtpError> {
         let ssrc = rtcp_ssrc(packet.as_slice())?;
         let mki = self.key.mki().map_or(&[][..], |mki| mki.as_bytes());
-        let index = u64::from(self.rtcp.unprotect(packet, mki)?);
+        let index = u64::from(RtcpCipher::new(&self.key).unprotect(packet, mki)?);
         let source = self.heard(ssrc);
         let newest = match &mut source.rtcp {
             Some(window) => {
