@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use trunkline_shared::credential::DigestAlgorithm;
 use trunkline_shared::reject::Reject;
+use trunkline_shared::snapshot::Snapshot;
 use trunkline_sip::digest::{Algorithm, DigestServer, Ha1, NonceKey, Outcome, Role};
-use trunkline_sip::header::AuthScheme;
-use trunkline_sip::message::Request;
 
 use crate::engine::{Cx, Engine};
 use crate::inbound::{Inbound, decided, user_of};
 use crate::io::Report;
 use crate::metrics::Counter;
 use crate::refuse::Refusal;
+use crate::token::Tokens;
 
 /// A user that has proved to be one, or a trunk that does not ask.
 #[derive(Debug, Clone, Default)]
@@ -53,14 +53,14 @@ impl Engine {
             .digest_algorithms()
             .iter()
             .map(|algorithm| sip_algorithm(*algorithm));
-        let server = DigestServer::new(&*digest.realm, role).with_algorithms(algorithms);
+        let server = DigestServer::new(Arc::clone(&digest.realm), role).with_algorithms(algorithms);
         let reject = match self.verify(cx, inbound, &server) {
             Outcome::Ok(authenticated) => {
                 let username: Arc<str> = authenticated.username().into();
                 if let Some(refusal) = self.check_aor(inbound, &username) {
                     return Verdict::Refused(Box::new(refusal));
                 }
-                let answers_challenge = nonce_count(request, &server) == Some(1);
+                let answers_challenge = authenticated.nonce_count() == Some(1);
                 return Verdict::Accepted(Identity {
                     username: Some(username),
                     answers_challenge,
@@ -93,9 +93,9 @@ impl Engine {
                 .flatten()
         };
         let mut outcome = Outcome::Stale;
-        for key in self.nonce_keys() {
+        for key in &self.nonce_keys {
             cx.env.with_replay_guard(&mut |guard| {
-                outcome = server.verify(request, &key, cx.now.wall, guard, ha1);
+                outcome = server.verify(request, key, cx.now.wall, guard, ha1);
             });
             if outcome != Outcome::Stale {
                 break;
@@ -127,11 +127,11 @@ impl Engine {
     }
 
     fn challenge(&mut self, cx: Cx<'_>, server: &DigestServer, reject: Reject) -> Refusal {
-        let Some(key) = self.nonce_keys().into_iter().next() else {
+        let Some(key) = self.nonce_keys.first() else {
             return Reject::Internal.into();
         };
         let stale = reject == Reject::StaleNonce;
-        let values = server.challenges(&key, cx.now.wall, &mut self.rng, stale);
+        let values = server.challenges(key, cx.now.wall, &mut self.rng, stale);
         let mut refusal = Refusal::new(reject);
         refusal.status = Some(server.role().status());
         for value in values {
@@ -154,24 +154,15 @@ impl Engine {
             self.report(report);
         }
     }
-
-    /// Current key first. Before the control plane has given any, one of this worker's own: its nonces are good here only.
-    fn nonce_keys(&self) -> Vec<NonceKey> {
-        let shared = &self.snapshot.settings().nonce_keys;
-        if shared.is_empty() {
-            return vec![NonceKey::new(self.tokens.derived_key())];
-        }
-        shared.iter().map(|key| NonceKey::new(*key.expose())).collect()
-    }
 }
 
-/// `nc` of the credentials for our realm.
-fn nonce_count(request: &Request, server: &DigestServer) -> Option<u32> {
-    let ours = request
-        .lines(server.role().credentials_header())
-        .filter_map(|line| AuthScheme::parse(line).ok())
-        .find(|scheme| scheme.value("realm").is_some_and(|realm| realm == server.realm()))?;
-    u32::from_str_radix(&ours.value("nc")?, 16).ok()
+/// Current key first. Before the control plane has given any, one of this worker's own: its nonces are good here only.
+pub(crate) fn nonce_keys(snapshot: &Snapshot, tokens: &Tokens) -> Vec<NonceKey> {
+    let shared = &snapshot.settings().nonce_keys;
+    if shared.is_empty() {
+        return vec![NonceKey::new(tokens.derived_key())];
+    }
+    shared.iter().map(|key| NonceKey::new(*key.expose())).collect()
 }
 
 fn shared_algorithm(algorithm: Algorithm) -> DigestAlgorithm {

@@ -1,15 +1,18 @@
 //! The engine itself: its parts, its clock, and what goes in and out. What it does with messages is in the sibling files.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+// Most keys here are numbers of ours, which nobody outside chooses: they need no keyed hash.
+use hashbrown::HashMap;
 use rand_core::CryptoRng;
 use smallvec::SmallVec;
 use trunkline_shared::name::{ConversationId, WorkerId};
 use trunkline_shared::rate::TokenBucket;
 use trunkline_shared::snapshot::Snapshot;
+use trunkline_sip::digest::NonceKey;
 use trunkline_sip::method::Method;
 use trunkline_sip::parse::Limits;
 use trunkline_sip::timer::{Reliability, TimerConfig};
@@ -18,7 +21,7 @@ use trunkline_sip::transaction::{
     TransactionsConfig,
 };
 
-use crate::auth::Failures;
+use crate::auth::{Failures, nonce_keys};
 use crate::call::{Call, CallKey, Deadline};
 use crate::identify::Listeners;
 use crate::inbound::{ClientUse, ServerEntry, ServerRole};
@@ -111,6 +114,8 @@ pub struct Engine {
     pub(crate) listeners: Listeners,
     pub(crate) draining: bool,
     pub(crate) tokens: Tokens,
+    /// Keys of digest nonces in force, the current one first.
+    pub(crate) nonce_keys: Vec<NonceKey>,
     pub(crate) transactions: Transactions<Destination>,
     pub(crate) servers: HashMap<ServerTransactionId, ServerEntry>,
     pub(crate) clients: HashMap<ClientTransactionId, ClientEntry>,
@@ -119,7 +124,8 @@ pub struct Engine {
     by_connection: HashMap<ConnectionId, SmallVec<[ClientTransactionId; 2]>>,
     pub(crate) calls: HashMap<CallKey, Box<Call>>,
     pub(crate) active_calls: usize,
-    pub(crate) calls_by_call_id: HashMap<Box<str>, SmallVec<[CallKey; 1]>>,
+    /// Callers choose the Call-ID: this one has a keyed hash.
+    pub(crate) calls_by_call_id: std::collections::HashMap<Box<str>, SmallVec<[CallKey; 1]>>,
     pub(crate) calls_by_conversation: HashMap<ConversationId, CallKey>,
     pub(crate) sessions: HashMap<SessionId, CallKey>,
     pub(crate) resolves: HashMap<ResolveId, (CallKey, u32)>,
@@ -160,12 +166,15 @@ impl Engine {
             timers: config.timers.clone(),
             capacity: config.max_transactions,
         };
+        let tokens = Tokens::new(&config.token_key);
+        let snapshot = Arc::new(Snapshot::default());
         Self {
-            tokens: Tokens::new(&config.token_key),
+            nonce_keys: nonce_keys(&snapshot, &tokens),
+            tokens,
             transactions: Transactions::new(transactions, seed),
             config,
             rng,
-            snapshot: Arc::new(Snapshot::default()),
+            snapshot,
             listeners: Listeners::new(Arc::from([])),
             draining: false,
             servers: HashMap::new(),
@@ -174,7 +183,7 @@ impl Engine {
             by_connection: HashMap::new(),
             calls: HashMap::new(),
             active_calls: 0,
-            calls_by_call_id: HashMap::new(),
+            calls_by_call_id: std::collections::HashMap::new(),
             calls_by_conversation: HashMap::new(),
             sessions: HashMap::new(),
             resolves: HashMap::new(),
@@ -190,6 +199,7 @@ impl Engine {
 
     /// Puts a configuration in force. Running calls keep the trunks they were admitted with; new requests see the new ones.
     pub fn set_snapshot(&mut self, _now: Now, snapshot: Arc<Snapshot>) {
+        self.nonce_keys = nonce_keys(&snapshot, &self.tokens);
         self.snapshot = snapshot;
     }
 
@@ -375,6 +385,9 @@ impl Engine {
             return;
         };
         self.transmits.remove(&entry.token);
+        if let ClientUse::Branch { call, branch } = entry.owner {
+            self.branch_settled(call, branch);
+        }
         if let Some(connection) = entry.connection
             && let Some(on_it) = self.by_connection.get_mut(&connection)
         {

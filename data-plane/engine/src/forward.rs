@@ -1,6 +1,5 @@
 //! Requests on their way through: what a proxy changes (RFC 3261 §16.6), and nothing else.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +9,7 @@ use trunkline_shared::name::ConversationId;
 use trunkline_sip::edit::Edits;
 use trunkline_sip::header::{AuthScheme, FieldName, HeaderName, MAGIC_COOKIE};
 use trunkline_sip::message::{Request, Response};
-use trunkline_sip::write::{ViaStamp, WriteError};
+use trunkline_sip::write::{Text, ViaStamp, WriteError};
 
 use crate::io::Transport;
 
@@ -118,7 +117,7 @@ pub(crate) fn write_request(
         }
         None => {}
     }
-    let mut out = BytesMut::with_capacity(request.bytes().len() + 512);
+    let mut out = BytesMut::new();
     edits.write_request(request, &mut out)?;
     Ok(out.freeze())
 }
@@ -156,7 +155,7 @@ pub(crate) fn write_response(response: &Response, back: &Return) -> Result<Bytes
     if let Some(body) = &back.body {
         edits.content(body.clone());
     }
-    let mut out = BytesMut::with_capacity(response.bytes().len() + 128);
+    let mut out = BytesMut::new();
     edits.write_response(response, &mut out)?;
     Ok(out.freeze())
 }
@@ -199,13 +198,17 @@ pub(crate) struct Via {
 
 impl std::fmt::Display for Via {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "SIP/2.0/{} {};branch={}",
+        let sent_by = Text::socket(self.sent_by);
+        for part in [
+            "SIP/2.0/",
             self.transport.as_str(),
-            self.sent_by,
-            self.branch
-        )?;
+            " ",
+            &sent_by,
+            ";branch=",
+            &self.branch,
+        ] {
+            f.write_str(part)?;
+        }
         // Our own requests may pass a NAT on the way to a line.
         if self.transport == Transport::Udp {
             f.write_str(";rport")
@@ -222,7 +225,7 @@ const BRANCH_LOOP: usize = 16;
 
 /// A branch: the cookie, 64 random bits, and what the request looked like when it came (RFC 3261 §16.6 step 8).
 pub(crate) fn branch<R: Rng + ?Sized>(rng: &mut R, loop_hash: u64) -> String {
-    format!("{MAGIC_COOKIE}{:016x}{loop_hash:016x}", rng.next_u64())
+    [MAGIC_COOKIE, &Text::hex(rng.next_u64()), &Text::hex(loop_hash)].concat()
 }
 
 /// What the way of a request depends on, in one number (RFC 5393 §4.2.2). A request that comes back with any of it changed
@@ -256,14 +259,11 @@ pub(crate) fn is_loop(
     loop_hash: u64,
     is_own: impl Fn(&trunkline_sip::header::Via<'_>) -> bool,
 ) -> bool {
-    let mut wanted = String::with_capacity(BRANCH_LOOP);
-    if write!(wanted, "{loop_hash:016x}").is_err() {
-        return false;
-    }
+    let wanted = Text::hex(loop_hash);
     request.vias().flatten().filter(|via| is_own(via)).any(|via| {
         via.branch().is_some_and(|branch| {
             let length = MAGIC_COOKIE.len() + BRANCH_RANDOM + BRANCH_LOOP;
-            branch.len() == length && branch.ends_with(&wanted)
+            branch.len() == length && branch.ends_with(&*wanted)
         })
     })
 }

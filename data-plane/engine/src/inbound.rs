@@ -9,6 +9,7 @@ use trunkline_shared::name::TrunkId;
 use trunkline_shared::reject::Reject;
 use trunkline_shared::trunk::Trunk;
 use trunkline_sip::dialog::Side;
+use trunkline_sip::header::Via;
 use trunkline_sip::message::{BadRequest, Message, Request, Response};
 use trunkline_sip::method::Method;
 use trunkline_sip::parse::{DropReason, Framing, Limits, Parsed, parse};
@@ -17,7 +18,7 @@ use trunkline_sip::transaction::{
     ClientTransactionId, RequestKey, RequestOutcome, ResponseKey, ResponseOutcome, ServerTransactionId,
 };
 use trunkline_sip::uri::Uri;
-use trunkline_sip::write::{ResponseBuilder, ViaStamp, ack_for_failure};
+use trunkline_sip::write::{ResponseBuilder, Text, ViaStamp, ack_for_failure};
 
 use crate::call::CallKey;
 use crate::engine::{Cx, Engine, reliability};
@@ -34,8 +35,8 @@ pub(crate) struct Inbound {
     pub server: ServerTransactionId,
     /// What the top Via gets: also in responses of our own.
     pub stamp: ViaStamp,
-    /// To tag of our own responses.
-    pub local_tag: String,
+    /// To tag of our own responses, as 16 hexadecimal digits.
+    pub local_tag: u64,
     /// Trunk of the flow, as configured when the request came.
     pub trunk: Arc<Trunk>,
 }
@@ -143,13 +144,14 @@ impl Engine {
             cx.env.count(Counter::MessagesDropped);
             return;
         };
+        let via = request.top_via();
         let stamp = if trunk.fent {
             ViaStamp::forced(flow.remote)
         } else {
-            ViaStamp::for_source(&request.top_via(), flow.remote)
+            ViaStamp::for_source(&via, flow.remote)
         };
-        let back = response_destination(&request, &flow, trunk.fent);
-        let key = RequestKey::of(&request);
+        let back = response_destination(&via, &flow, trunk.fent);
+        let key = RequestKey::with_via(&request, &via);
         let outcome = self
             .transactions
             .handle_request(cx.now.mono, key, back.clone(), reliability(flow.transport));
@@ -179,7 +181,7 @@ impl Engine {
         stamp: ViaStamp,
         trunk: Arc<Trunk>,
     ) -> Arc<Inbound> {
-        let local_tag = format!("{:016x}", self.rng.next_u64());
+        let local_tag = self.rng.next_u64();
         let inbound = Arc::new(Inbound {
             request,
             flow,
@@ -327,7 +329,7 @@ impl Engine {
         }
         cx.env
             .count_reject(malformed_as_reject(bad.status()), Some(&flow.trunk));
-        let tag = format!("{:016x}", self.rng.next_u64());
+        let tag = Text::hex(self.rng.next_u64());
         let Ok(bytes) = bad.response(&tag, flow.remote) else {
             return;
         };
@@ -341,8 +343,8 @@ impl Engine {
         }
         let jitter = self.rng.next_u32();
         let refusal = Refusal::new(reject);
-        let tag = format!("{:016x}", self.rng.next_u64());
-        let builder = refusal.builder(request, jitter).stamp_via(stamp).to_tag(tag);
+        let tag = Text::hex(self.rng.next_u64());
+        let builder = refusal.builder(request, jitter).stamp_via(stamp).to_tag(&*tag);
         if let Ok(bytes) = builder.build() {
             self.transmit(cx, to, bytes);
         }
@@ -359,7 +361,7 @@ impl Engine {
         let builder = refusal
             .builder(&inbound.request, jitter)
             .stamp_via(inbound.stamp)
-            .to_tag(&*inbound.local_tag);
+            .to_tag(&*Text::hex(inbound.local_tag));
         match builder.build() {
             Ok(bytes) => self.respond(cx, inbound.server, refusal.status(), bytes),
             Err(_) => self.forget_server(inbound.server),
@@ -381,7 +383,7 @@ impl Engine {
     ) {
         let builder = ResponseBuilder::new(&inbound.request, status)
             .stamp_via(inbound.stamp)
-            .to_tag(&*inbound.local_tag);
+            .to_tag(&*Text::hex(inbound.local_tag));
         match add(builder).build() {
             Ok(bytes) => self.respond(cx, inbound.server, status, bytes),
             Err(_) => self.forget_server(inbound.server),
@@ -397,13 +399,10 @@ impl Engine {
 /// Where responses go (RFC 3261 §18.2.2, RFC 3581 §4): back over the connection, or to the source with the port the Via names.
 ///
 /// `maddr` in a Via is not followed: nobody but an attacker uses it, to have answers sent elsewhere.
-fn response_destination(request: &Request, flow: &Flow, fent: bool) -> Destination {
+fn response_destination(via: &Via<'_>, flow: &Flow, fent: bool) -> Destination {
     let mut back = flow.clone();
-    if flow.transport == Transport::Udp && !fent {
-        let via = request.top_via();
-        if !via.has_rport() {
-            back.remote = SocketAddr::new(flow.remote.ip(), via.port_or_default());
-        }
+    if flow.transport == Transport::Udp && !fent && !via.has_rport() {
+        back.remote = SocketAddr::new(flow.remote.ip(), via.port_or_default());
     }
     Destination::Flow(back)
 }

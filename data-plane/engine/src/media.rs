@@ -132,6 +132,12 @@ impl Media {
         Ok(became)
     }
 
+    /// The exchange is over for both sides: what was kept of it to answer alike is not needed any more.
+    pub(crate) fn acknowledged(&mut self) {
+        self.session.confirm();
+        self.repeated = [None, None];
+    }
+
     /// Whether the relay has a stream to watch.
     pub(crate) fn is_relayed(&self) -> bool {
         self.applied

@@ -274,7 +274,10 @@ impl Edits {
             return Err(error);
         }
         let before = out.len();
-        out.reserve(message.bytes().len() + self.arena.len() + 256);
+        // No more than it will take: what is sent is kept as long as it may have to be sent again.
+        let lines = self.pushed_vias.len() + self.prepended.len() + self.appended.len();
+        let content = self.body.as_ref().map_or(0, |body| body.content.len());
+        out.reserve(message.bytes().len() + self.arena.len() + content + lines * 20 + 96);
         start_line(out);
         for via in self.pushed_vias.iter().rev() {
             put_line(out, FieldName::Known(HeaderName::Via), via.of(&self.arena));

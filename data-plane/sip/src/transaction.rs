@@ -203,17 +203,20 @@ impl<D: Clone> Transactions<D> {
             key.method
         };
         key::write_server(&mut self.key, &key, matched_method);
-        if let Some(handle) = self.table.find(&self.key) {
-            let passed = self.step(now, handle, |machine, context| {
-                machine.request_again(*key.method == Method::Ack, context)
-            });
-            return if passed {
-                RequestOutcome::Ack(Some(ServerTransactionId(handle)))
-            } else {
-                self.stats.requests_absorbed += 1;
-                RequestOutcome::Absorbed
-            };
-        }
+        let vacant = match self.table.look_up(&self.key) {
+            Err(vacant) => vacant,
+            Ok(handle) => {
+                let passed = self.step(now, handle, |machine, context| {
+                    machine.request_again(*key.method == Method::Ack, context)
+                });
+                return if passed {
+                    RequestOutcome::Ack(Some(ServerTransactionId(handle)))
+                } else {
+                    self.stats.requests_absorbed += 1;
+                    RequestOutcome::Absorbed
+                };
+            }
+        };
         if *key.method == Method::Ack {
             return RequestOutcome::Ack(None);
         }
@@ -230,10 +233,7 @@ impl<D: Clone> Transactions<D> {
             destination,
             reliability,
         };
-        let handle = self
-            .table
-            .insert(&self.key, transaction)
-            .expect("the key was looked up and not found");
+        let handle = self.table.insert_at(vacant, &self.key, transaction);
         self.perform(now, handle, actions);
         let transaction = ServerTransactionId(handle);
         match key.method {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::header::Params;
 use crate::parse::SyntaxError;
-use crate::parse::scan::{decimal, is_host};
+use crate::parse::scan::{decimal, is_host, is_uri};
 
 mod compare;
 #[cfg(test)]
@@ -67,8 +67,7 @@ pub struct UriBuf(Box<str>);
 impl<'a> Uri<'a> {
     /// Parses a whole URI. White space, control characters, `<`, `>`, `"` and bad `%` escapes are errors.
     pub fn parse(text: &'a [u8]) -> Result<Self, SyntaxError> {
-        let forbidden = |byte: &u8| *byte <= b' ' || matches!(byte, b'<' | b'>' | b'"' | 0x7f);
-        if let Some(at) = text.iter().position(forbidden) {
+        if let Some(at) = text.iter().position(|byte| !is_uri(*byte)) {
             return Err(SyntaxError {
                 expected: "URI character",
                 at,
@@ -78,20 +77,20 @@ impl<'a> Uri<'a> {
             expected: "UTF-8 URI",
             at: e.valid_up_to(),
         })?;
-        let colon = text.find(':').ok_or(SyntaxError {
+        let colon = memchr::memchr(b':', text.as_bytes()).ok_or(SyntaxError {
             expected: "URI scheme",
             at: 0,
         })?;
         let (scheme, rest) = (&text[..colon], &text[colon + 1..]);
+        if scheme.eq_ignore_ascii_case("sip") {
+            return SipUri::parse_rest(text, rest, false).map(Self::Sip);
+        }
         let is_scheme_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
         if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(is_scheme_byte) {
             return Err(SyntaxError {
                 expected: "URI scheme",
                 at: 0,
             });
-        }
-        if scheme.eq_ignore_ascii_case("sip") {
-            return SipUri::parse_rest(text, rest, false).map(Self::Sip);
         }
         if scheme.eq_ignore_ascii_case("sips") {
             return SipUri::parse_rest(text, rest, true).map(Self::Sip);
@@ -169,25 +168,25 @@ impl<'a> SipUri<'a> {
         let fail = |expected| SyntaxError { expected, at: base };
         check_escapes(text)?;
         // "@" must be escaped everywhere but here, while user and password may hold ";" and "?" (§25.1).
-        let (userinfo, hostpart) = match rest.split_once('@') {
+        let (userinfo, hostpart) = match split_once(rest, b'@') {
             Some((userinfo, hostpart)) => (Some(userinfo), hostpart),
             None => (None, rest),
         };
         let (user, password) = match userinfo {
             Some("") => return Err(fail("user")),
-            Some(info) => match info.split_once(':') {
+            Some(info) => match split_once(info, b':') {
                 Some(("", _)) => return Err(fail("user")),
                 Some((user, password)) => (Some(user), Some(password)),
                 None => (Some(info), None),
             },
             None => (None, None),
         };
-        let (hostpart, headers) = match hostpart.split_once('?') {
+        let (hostpart, headers) = match split_once(hostpart, b'?') {
             Some((_, "")) => return Err(fail("URI headers")),
             Some((hostpart, headers)) => (hostpart, Some(headers)),
             None => (hostpart, None),
         };
-        let host_end = hostpart.find(';').unwrap_or(hostpart.len());
+        let host_end = memchr::memchr(b';', hostpart.as_bytes()).unwrap_or(hostpart.len());
         let (host, port) = parse_host_port(&hostpart[..host_end]).map_err(|e| fail(e.expected))?;
         let params = Params::parse_uri(&hostpart[host_end..]).map_err(|e| fail(e.expected))?;
         Ok(Self {
@@ -295,6 +294,12 @@ impl<'a> TelUri<'a> {
     }
 }
 
+/// What stands before and behind the first `byte`, an ASCII character.
+fn split_once(text: &str, byte: u8) -> Option<(&str, &str)> {
+    let at = memchr::memchr(byte, text.as_bytes())?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
 fn check_escapes(text: &str) -> Result<(), SyntaxError> {
     let bytes = text.as_bytes();
     for at in memchr::memchr_iter(b'%', bytes) {
@@ -318,7 +323,7 @@ pub(crate) fn parse_host_port(text: &str) -> Result<(Host<'_>, Option<u16>), Syn
             .map(|at| at + 1)
             .ok_or(SyntaxError { expected: "']'", at: 0 })?
     } else {
-        text.find(':').unwrap_or(text.len())
+        memchr::memchr(b':', text.as_bytes()).unwrap_or(text.len())
     };
     let host = Host::parse(&text[..host_end])?;
     let port = match &text[host_end..] {
@@ -353,9 +358,12 @@ impl<'a> Host<'a> {
                 at: 0,
             });
         }
-        Ok(text
-            .parse::<Ipv4Addr>()
-            .map_or(Self::Name(text), |v4| Self::Ip(v4.into())))
+        // Only what begins with a digit can be an address; a name may as well.
+        let address = text.as_bytes()[0].is_ascii_digit().then(|| text.parse::<Ipv4Addr>());
+        Ok(match address {
+            Some(Ok(v4)) => Self::Ip(v4.into()),
+            _ => Self::Name(text),
+        })
     }
 
     /// The address, if the host is a literal.

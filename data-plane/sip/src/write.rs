@@ -4,21 +4,22 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::header::{FieldName, HeaderName, NameAddr};
 use crate::message::{BadRequest, Request, Response};
 use crate::method::Method;
 use crate::parse::MAX_MESSAGE_SIZE;
-use crate::parse::scan::CommaSplit;
 use crate::status::StatusCode;
 
 mod head;
 #[cfg(test)]
 mod tests;
+mod text;
 mod via;
 
 pub(crate) use head::{Head, check_name, check_value};
+pub use text::Text;
 pub use via::ViaStamp;
 pub(crate) use via::write_stamped;
 
@@ -181,7 +182,10 @@ impl<'a> ResponseBuilder<'a> {
     pub fn build(self) -> Result<Bytes, WriteError> {
         let request = self.request;
         let mut head = Head::default();
-        status_line(&mut head, self.status, self.reason.as_deref());
+        // What is copied out of the request, and at most the tag, the stamp and the status line besides.
+        let copied = request.bytes().len() - request.body().len();
+        let room = copied + self.extra.len() + self.body.content.len() + 128;
+        status_line(&mut head, self.status, self.reason.as_deref(), room);
         head.vias(request.lines(HeaderName::Via), &self.stamp);
         if self.forms_dialog() {
             copy(&mut head, request, HeaderName::RecordRoute);
@@ -218,7 +222,7 @@ impl BadRequest {
     /// [`WriteError::LineBreak`] when `to_tag` holds one.
     pub fn response(&self, to_tag: &str, source: SocketAddr) -> Result<Bytes, WriteError> {
         let mut head = Head::default();
-        status_line(&mut head, self.status(), Some(self.reason()));
+        status_line(&mut head, self.status(), Some(self.reason()), 1024);
         let stamp = ViaStamp::for_source(&self.top_via(), source);
         head.vias(self.lines(HeaderName::Via), &stamp);
         let first = |name| self.lines(name).next();
@@ -271,12 +275,12 @@ fn hop_by_hop(method: Method, sent: &Request, to: &[u8]) -> RequestBuilder {
 
 fn copy(head: &mut Head, request: &Request, name: HeaderName) {
     for value in request.lines(name) {
-        head.field_bytes(name.into(), value);
+        head.copied(name, value);
     }
 }
 
-fn status_line(head: &mut Head, status: StatusCode, reason: Option<&str>) {
-    head.start(format_args!("SIP/2.0 {status} {}", reason.unwrap_or(status.phrase())));
+fn status_line(head: &mut Head, status: StatusCode, reason: Option<&str>, room: usize) {
+    head.start_response(status, reason.unwrap_or(status.phrase()), room);
 }
 
 impl Head {
@@ -284,22 +288,10 @@ impl Head {
     fn vias<'v>(&mut self, lines: impl Iterator<Item = &'v [u8]>, stamp: &ViaStamp) {
         for (index, line) in lines.enumerate() {
             if index > 0 || stamp.is_empty() {
-                self.field_bytes(HeaderName::Via.into(), line);
+                self.copied(HeaderName::Via, line);
                 continue;
             }
-            let mut values = CommaSplit::new(line);
-            let mut stamped = BytesMut::with_capacity(line.len() + 48);
-            write_stamped(values.next().unwrap_or_default(), stamp, &mut stamped);
-            for value in values {
-                stamped.extend_from_slice(b", ");
-                stamped.extend_from_slice(value);
-            }
-            self.field_bytes(HeaderName::Via.into(), &stamped);
+            self.stamped_vias(line, stamp);
         }
-    }
-
-    fn tagged(&mut self, to: &[u8], tag: &str) {
-        let tagged = [to, b";tag=", tag.as_bytes()].concat();
-        self.field_bytes(HeaderName::To.into(), &tagged);
     }
 }

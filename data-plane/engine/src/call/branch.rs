@@ -1,5 +1,6 @@
 //! Branches at work: responses, failures, cancellation (RFC 3261 §16.7 to §16.10).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,18 @@ impl Engine {
         }
     }
 
+    /// The transaction of its INVITE is over: no response to it comes any more, and what was kept to be repeated goes.
+    pub(crate) fn branch_settled(&mut self, key: CallKey, index: u32) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let cseq = call.invite.request.cseq_number();
+        if let Some(branch) = call.branch_mut(index) {
+            branch.success = None;
+            if branch.ack.as_ref().is_some_and(|ack| ack.cseq == cseq) {
+                branch.ack = None;
+            }
+        }
+    }
+
     fn branch_success(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, response: &Response) {
         let Some(branch) = call.branch(index) else { return };
         let tag = response.to_tag().unwrap_or_default();
@@ -131,6 +144,7 @@ impl Engine {
         let branch = &mut call.branches[index as usize];
         branch.state = BranchState::Answered(client);
         branch.success = Some(bytes.clone());
+        branch.offer = None;
         let attempt = branch.attempt;
         if let Some(media) = branch.media.as_mut() {
             media.session.supervise();
@@ -156,7 +170,7 @@ impl Engine {
 
     /// Cancels every other branch and forgets every other dialog.
     fn keep_only(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, tag: &str) {
-        call.groups.clear();
+        call.groups = VecDeque::new();
         call.best = None;
         call.branches[index as usize]
             .dialogs

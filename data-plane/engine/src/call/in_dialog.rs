@@ -427,6 +427,9 @@ impl Engine {
             self.acknowledged(cx, call, found.branch);
         }
         if let Some(branch) = call.branch_mut(found.branch) {
+            if let Some(media) = branch.media.as_mut() {
+                media.acknowledged();
+            }
             let cseq = request.cseq_number();
             branch.ack = Some(PassedAck {
                 from: found.sender,

@@ -14,6 +14,7 @@ use trunkline_shared::trunk::Trunk;
 use trunkline_sip::header::NameAddr;
 use trunkline_sip::method::Method;
 use trunkline_sip::uri::{Uri, escape_user};
+use trunkline_sip::write::Text;
 
 use super::{Branch, BranchState, Call, Deadline, Failure, FailureKind, Leg};
 use crate::engine::{Cx, Engine};
@@ -358,12 +359,22 @@ impl Engine {
     fn record_route(&self, token: &Token, leg: &Leg) -> String {
         let user = self.tokens.write(token);
         let transport = leg.way.transport();
+        let address = Text::socket(leg.advertised);
         if leg.trunk.uses_sips() && transport == Transport::Tls {
-            return format!("<sips:{user}@{};lr>", leg.advertised);
+            return ["<sips:", &user, "@", &address, ";lr>"].concat();
         }
         match transport {
-            Transport::Udp => format!("<sip:{user}@{};lr>", leg.advertised),
-            reliable => format!("<sip:{user}@{};transport={};lr>", leg.advertised, reliable.uri_token()),
+            Transport::Udp => ["<sip:", &user, "@", &address, ";lr>"].concat(),
+            reliable => [
+                "<sip:",
+                &user,
+                "@",
+                &address,
+                ";transport=",
+                reliable.uri_token(),
+                ";lr>",
+            ]
+            .concat(),
         }
     }
 }

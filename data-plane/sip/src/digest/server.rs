@@ -1,6 +1,9 @@
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rand_core::Rng;
+use smallvec::SmallVec;
 
 use super::nonce::millis;
 use super::replay::Verdict;
@@ -48,9 +51,9 @@ impl Role {
 /// Challenges requests and checks credentials for one realm.
 #[derive(Debug, Clone)]
 pub struct DigestServer {
-    realm: String,
+    realm: Arc<str>,
     role: Role,
-    algorithms: Vec<Algorithm>,
+    algorithms: SmallVec<[Algorithm; 3]>,
     lifetime: Duration,
 }
 
@@ -59,6 +62,7 @@ pub struct DigestServer {
 pub struct Authenticated {
     username: String,
     algorithm: Algorithm,
+    count: Option<u32>,
 }
 
 impl Authenticated {
@@ -70,6 +74,11 @@ impl Authenticated {
     /// Algorithm the client chose.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// How often the client has used this nonce, this time included; `None` without `qop`.
+    pub fn nonce_count(&self) -> Option<u32> {
+        self.count
     }
 }
 
@@ -106,8 +115,8 @@ impl DigestServer {
     /// SHA-256 first, then MD5 for old phones, nonces valid for 300 s.
     ///
     /// `realm` is written between quotes; `"` and `\` in it are escaped, CR, LF and NUL make a challenge that cannot be written.
-    pub fn new(realm: impl Into<String>, role: Role) -> Self {
-        let algorithms = vec![Algorithm::Sha256, Algorithm::Md5];
+    pub fn new(realm: impl Into<Arc<str>>, role: Role) -> Self {
+        let algorithms = SmallVec::from_slice(&[Algorithm::Sha256, Algorithm::Md5]);
         Self {
             realm: realm.into(),
             role,
@@ -141,7 +150,11 @@ impl DigestServer {
     /// Header values of a challenge, one field each, all with the same nonce, in order of preference.
     pub fn challenges(&self, key: &NonceKey, wall: SystemTime, rng: &mut impl Rng, stale: bool) -> Vec<String> {
         let nonce = key.issue(&self.realm, wall, rng);
-        let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
+        let realm = if self.realm.contains(['\\', '"']) {
+            Cow::Owned(self.realm.replace('\\', "\\\\").replace('"', "\\\""))
+        } else {
+            Cow::Borrowed(&*self.realm)
+        };
         let stale = if stale { ", stale=true" } else { "" };
         let value = |algorithm: &Algorithm| {
             format!(
@@ -193,6 +206,7 @@ impl DigestServer {
             Verdict::Fresh => Outcome::Ok(Authenticated {
                 username,
                 algorithm: credentials.algorithm,
+                count: credentials.count.map(|count| count.number),
             }),
             Verdict::Replayed => Outcome::Replay { username },
             Verdict::Forgotten => Outcome::Stale,
@@ -211,7 +225,7 @@ impl DigestServer {
                 }
                 continue;
             };
-            if auth.is_digest() && auth.value("realm").is_some_and(|realm| realm == self.realm) {
+            if auth.is_digest() && auth.value("realm").is_some_and(|realm| realm == *self.realm) {
                 return Credentials::read(&auth, |algorithm| self.accepts(algorithm)).map(Some);
             }
         }

@@ -1,16 +1,19 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use super::unquote;
 use crate::parse::SyntaxError;
 use crate::parse::scan::{CommaSplit, Scanner, is_token, trim_lws};
 
 /// A value of Authorization, Proxy-Authorization, WWW-Authenticate or Proxy-Authenticate: a scheme and its parameters.
 /// One field line holds exactly one (RFC 3261 §20.7, §7.3.1). `Debug` shows the scheme only.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct AuthScheme<'a> {
     scheme: &'a str,
-    params: &'a str,
+    /// Split once: credentials are asked for ten of them, one after the other.
+    params: SmallVec<[AuthParam<'a>; 12]>,
 }
 
 /// One `name=value` of an [`AuthScheme`].
@@ -28,9 +31,25 @@ impl<'a> AuthScheme<'a> {
         let scheme = scanner.token("authentication scheme")?;
         scanner.skip_lws();
         let rest = std::str::from_utf8(scanner.rest()).map_err(|_| scanner.error("UTF-8 parameters"))?;
-        let auth = Self { scheme, params: rest };
+        let mut auth = Self {
+            scheme,
+            params: SmallVec::new(),
+        };
         if auth.is_digest() {
-            CommaSplit::new(rest.as_bytes()).try_for_each(check_param)?;
+            let mut scanner = Scanner::new(rest.as_bytes());
+            while !scanner.is_done() {
+                auth.params.push(AuthParam::take(rest, &mut scanner)?);
+                if !scanner.is_done() {
+                    scanner.expect(b',', "',' between parameters")?;
+                    // What follows the comma is a parameter, not the end.
+                    scanner.skip_lws();
+                    if scanner.is_done() {
+                        return Err(scanner.error("parameter name"));
+                    }
+                }
+            }
+        } else {
+            auth.params = CommaSplit::new(rest.as_bytes()).filter_map(AuthParam::alone).collect();
         }
         Ok(auth)
     }
@@ -46,15 +65,8 @@ impl<'a> AuthScheme<'a> {
     }
 
     /// Parameters in order; none for a scheme other than Digest that does not use `name=value`.
-    pub fn params(&self) -> impl Iterator<Item = AuthParam<'a>> + use<'a> {
-        CommaSplit::new(self.params.as_bytes()).filter_map(|param| {
-            check_param(param).ok()?;
-            let (name, value) = std::str::from_utf8(param).ok()?.split_once('=')?;
-            Some(AuthParam {
-                name: name.trim_ascii(),
-                value: value.trim_ascii(),
-            })
-        })
+    pub fn params(&self) -> impl Iterator<Item = AuthParam<'a>> {
+        self.params.iter().copied()
     }
 
     /// First parameter of that name.
@@ -68,24 +80,35 @@ impl<'a> AuthScheme<'a> {
     }
 }
 
-fn check_param(param: &[u8]) -> Result<(), SyntaxError> {
-    let mut scanner = Scanner::new(param);
-    scanner.token("parameter name")?;
-    scanner.skip_lws();
-    scanner.expect(b'=', "'='")?;
-    scanner.skip_lws();
-    if scanner.peek() == Some(b'"') {
-        scanner.quoted()?;
-    } else if scanner
-        .take_while(|b| is_token(b) || matches!(b, b'=' | b'/' | b':' | b'@'))
-        .is_empty()
-    {
-        return Err(scanner.error("parameter value"));
-    }
-    scanner.expect_end()
-}
-
 impl<'a> AuthParam<'a> {
+    /// Takes one parameter of `text`, which `scanner` walks over, and the white space behind it.
+    fn take(text: &'a str, scanner: &mut Scanner<'a>) -> Result<Self, SyntaxError> {
+        let name = scanner.token("parameter name")?;
+        scanner.skip_lws();
+        scanner.expect(b'=', "'='")?;
+        scanner.skip_lws();
+        let start = scanner.at();
+        if scanner.peek() == Some(b'"') {
+            scanner.quoted()?;
+        } else if scanner
+            .take_while(|b| is_token(b) || matches!(b, b'=' | b'/' | b':' | b'@'))
+            .is_empty()
+        {
+            return Err(scanner.error("parameter value"));
+        }
+        let value = &text[start..scanner.at()];
+        scanner.skip_lws();
+        Ok(Self { name, value })
+    }
+
+    /// The parameter an item of a list consists of, if it is one.
+    fn alone(item: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(item).ok()?;
+        let mut scanner = Scanner::new(item);
+        let param = Self::take(text, &mut scanner).ok()?;
+        scanner.is_done().then_some(param)
+    }
+
     /// The value as it stands, quotes and escapes included: what RFC 7616 hashes is the text between the quotes.
     pub fn raw(&self) -> &'a str {
         self.value

@@ -78,13 +78,12 @@ impl<'a> Params<'a> {
     pub fn iter(self) -> impl Iterator<Item = Param<'a>> + use<'a> {
         let mut rest = self.text;
         std::iter::from_fn(move || {
-            let body = rest
-                .trim_start_matches(|c: char| c.is_ascii() && is_lws(c as u8))
-                .strip_prefix(';')?;
+            let skipped = rest.bytes().position(|byte| !is_lws(byte))?;
+            let body = rest[skipped..].strip_prefix(';')?;
             let end = semicolon(body);
             rest = &body[end..];
-            let (name, value) = match body[..end].split_once('=') {
-                Some((name, value)) => (name, Some(trim_lws_str(value))),
+            let (name, value) = match memchr::memchr(b'=', &body.as_bytes()[..end]) {
+                Some(equals) => (&body[..equals], Some(trim_lws_str(&body[equals + 1..end]))),
                 None => (&body[..end], None),
             };
             Some(Param {
@@ -117,6 +116,12 @@ impl<'a> Params<'a> {
 
 /// Offset of the next `;` outside quotes, or the end.
 fn semicolon(text: &str) -> usize {
+    // Most often there is no quote before it.
+    match memchr::memchr2(b';', b'"', text.as_bytes()) {
+        Some(at) if text.as_bytes()[at] == b';' => return at,
+        Some(_) => {}
+        None => return text.len(),
+    }
     let mut quoted = false;
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate() {

@@ -6,6 +6,7 @@ use super::SyntaxError;
 const TOKEN: u8 = 1;
 const HOST: u8 = 2;
 const LWS: u8 = 4;
+const URI: u8 = 8;
 
 const CLASS: [u8; 256] = classes();
 
@@ -27,21 +28,33 @@ const fn classes() -> [u8; 256] {
         if matches!(b, b' ' | b'\t' | b'\r' | b'\n') {
             table[byte] |= LWS;
         }
+        if !(b <= b' ' || matches!(b, b'<' | b'>' | b'"' | 0x7f)) {
+            table[byte] |= URI;
+        }
         byte += 1;
     }
     table
 }
 
 /// token = 1*(alphanum / "-" / "." / "!" / "%" / "*" / "_" / "+" / "`" / "'" / "~")
+#[inline]
 pub(crate) fn is_token(byte: u8) -> bool {
     CLASS[byte as usize] & TOKEN != 0
 }
 
+#[inline]
 pub(crate) fn is_host(byte: u8) -> bool {
     CLASS[byte as usize] & HOST != 0
 }
 
+/// Neither white space nor a control character, nor one of those that end a URI in a header field.
+#[inline]
+pub(crate) fn is_uri(byte: u8) -> bool {
+    CLASS[byte as usize] & URI != 0
+}
+
 /// CR and LF count as white space inside a header value: the line splitter lets them in only as part of a fold.
+#[inline]
 pub(crate) fn is_lws(byte: u8) -> bool {
     CLASS[byte as usize] & LWS != 0
 }
@@ -54,6 +67,7 @@ pub(crate) fn token_str(text: &[u8]) -> Option<&str> {
     std::str::from_utf8(text).ok()
 }
 
+#[inline]
 pub(crate) fn trim_lws(mut text: &[u8]) -> &[u8] {
     while let [first, rest @ ..] = text
         && is_lws(*first)
@@ -69,7 +83,15 @@ pub(crate) fn trim_lws(mut text: &[u8]) -> &[u8] {
 }
 
 pub(crate) fn trim_lws_str(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\r', '\n'])
+    let bytes = text.as_bytes();
+    let Some(start) = bytes.iter().position(|byte| !is_lws(*byte)) else {
+        return "";
+    };
+    let end = bytes
+        .iter()
+        .rposition(|byte| !is_lws(*byte))
+        .map_or(start, |last| last + 1);
+    &text[start..end]
 }
 
 /// Decimal digits only, no sign, no white space; `None` when empty or beyond `u32`.
@@ -125,18 +147,17 @@ impl<'a> Scanner<'a> {
         SyntaxError { expected, at: self.at }
     }
 
+    #[inline]
     pub(crate) fn skip_lws(&mut self) {
         self.take_while(is_lws);
     }
 
+    #[inline]
     pub(crate) fn take_while(&mut self, keep: impl Fn(u8) -> bool) -> &'a [u8] {
-        let start = self.at;
-        while let Some(byte) = self.peek()
-            && keep(byte)
-        {
-            self.at += 1;
-        }
-        self.since(start)
+        let rest = self.rest();
+        let length = rest.iter().position(|byte| !keep(*byte)).unwrap_or(rest.len());
+        self.at += length;
+        &rest[..length]
     }
 
     pub(crate) fn eat(&mut self, byte: u8) -> bool {
@@ -167,7 +188,10 @@ impl<'a> Scanner<'a> {
     pub(crate) fn token(&mut self, expected: &'static str) -> Result<&'a str, SyntaxError> {
         let start = self.at;
         let token = self.take_while(is_token);
-        token_str(token).ok_or(SyntaxError { expected, at: start })
+        if token.is_empty() {
+            return Err(SyntaxError { expected, at: start });
+        }
+        std::str::from_utf8(token).map_err(|_| SyntaxError { expected, at: start })
     }
 
     pub(crate) fn number(&mut self, expected: &'static str) -> Result<u32, SyntaxError> {
@@ -180,20 +204,17 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.expect(b'"', "quoted string")?;
         loop {
-            match self.peek() {
-                None => {
-                    return Err(SyntaxError {
-                        expected: "closing quote",
-                        at: start,
-                    });
-                }
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(self.since(start));
-                }
-                Some(b'\\') => self.advance(2),
-                Some(_) => self.at += 1,
+            let Some(stop) = memchr::memchr2(b'"', b'\\', self.rest()) else {
+                return Err(SyntaxError {
+                    expected: "closing quote",
+                    at: start,
+                });
+            };
+            self.at += stop + 1;
+            if self.input[self.at - 1] == b'"' {
+                return Ok(self.since(start));
             }
+            self.advance(1);
         }
     }
 }
@@ -227,6 +248,8 @@ impl<'a> Iterator for CommaSplit<'a> {
 
 /// Offset of the first separating comma.
 pub(crate) fn next_comma(list: &[u8]) -> Option<usize> {
+    // Most values hold no comma at all; the search for one is a few vector instructions, the walk is one byte at a time.
+    memchr::memchr(b',', list)?;
     find_outside_quotes(list, |byte| byte == b',')
 }
 

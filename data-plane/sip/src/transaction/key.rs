@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::header::{HeaderName, MAGIC_COOKIE};
+use crate::header::{HeaderName, MAGIC_COOKIE, Via};
 use crate::message::{Request, Response};
 use crate::method::Method;
 use crate::uri::Host;
@@ -56,7 +56,12 @@ impl<'a> RequestKey<'a> {
     /// The key of a parsed request.
     #[must_use]
     pub fn of(request: &'a Request) -> Self {
-        let via = request.top_via();
+        Self::with_via(request, &request.top_via())
+    }
+
+    /// The key of a parsed request whose top Via the caller has read already.
+    #[must_use]
+    pub fn with_via(request: &'a Request, via: &Via<'a>) -> Self {
         Self {
             method: request.method(),
             branch: request.branch().unwrap_or_default().as_bytes(),
@@ -146,7 +151,9 @@ fn push_exact(out: &mut Vec<u8>, field: &[u8]) {
 
 fn push_folded(out: &mut Vec<u8>, field: &[u8]) {
     push_length(out, field);
-    out.extend(field.iter().map(u8::to_ascii_lowercase));
+    let start = out.len();
+    out.extend_from_slice(field);
+    out[start..].make_ascii_lowercase();
 }
 
 fn push_length(out: &mut Vec<u8>, field: &[u8]) {

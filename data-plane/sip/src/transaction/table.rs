@@ -34,9 +34,16 @@ pub(super) struct Table<T> {
     seed: [u64; 2],
 }
 
+/// A key that was looked up and has no holder: where to insert it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Vacant {
+    hash: u64,
+}
+
 #[derive(Debug)]
 struct Tenant<T> {
     generation: u64,
+    hash: u64,
     key: Box<[u8]>,
     timers: Timers,
     value: T,
@@ -93,15 +100,21 @@ impl<T> Table<T> {
 
     /// Adds `value`; `Err` gives the holder of the key back when there is one.
     pub(super) fn insert(&mut self, key: &[u8], value: T) -> Result<Handle, Handle> {
-        if let Some(handle) = self.find(key) {
-            return Err(handle);
+        match self.look_up(key) {
+            Ok(handle) => Err(handle),
+            Err(vacant) => Ok(self.insert_at(vacant, key, value)),
         }
+    }
+
+    /// Adds `value` under a key that has just been found to have no holder.
+    pub(super) fn insert_at(&mut self, Vacant { hash }: Vacant, key: &[u8], value: T) -> Handle {
         let digest = digest(self.seed, key);
         let key = digest.as_ref().map_or(key, |digest| digest);
         let generation = self.next_generation;
         self.next_generation += 1;
         let tenant = Some(Tenant {
             generation,
+            hash,
             key: key.into(),
             timers: Timers::default(),
             value,
@@ -117,20 +130,32 @@ impl<T> Table<T> {
                 slot
             }
         };
-        let (slots, seed) = (&self.slots, self.seed);
+        let slots = &self.slots;
         self.index
-            .insert_unique(hash(seed, key), slot, |slot| hash(seed, key_of(slots, *slot)));
-        Ok(Handle { slot, generation })
+            .insert_unique(hash, slot, |slot| tenant_of(slots, *slot).hash);
+        Handle { slot, generation }
+    }
+
+    /// The holder of a key, or where to insert it.
+    pub(super) fn look_up(&self, key: &[u8]) -> Result<Handle, Vacant> {
+        let digest = digest(self.seed, key);
+        let key = digest.as_ref().map_or(key, |digest| digest);
+        let hash = hash(self.seed, key);
+        let holds = |slot: &u32| {
+            let tenant = tenant_of(&self.slots, *slot);
+            tenant.hash == hash && *tenant.key == *key
+        };
+        match self.index.find(hash, holds) {
+            Some(&slot) => Ok(Handle {
+                slot,
+                generation: tenant_of(&self.slots, slot).generation,
+            }),
+            None => Err(Vacant { hash }),
+        }
     }
 
     pub(super) fn find(&self, key: &[u8]) -> Option<Handle> {
-        let digest = digest(self.seed, key);
-        let key = digest.as_ref().map_or(key, |digest| digest);
-        let slot = *self
-            .index
-            .find(hash(self.seed, key), |slot| key_of(&self.slots, *slot) == key)?;
-        let generation = self.slots[slot as usize].as_ref()?.generation;
-        Some(Handle { slot, generation })
+        self.look_up(key).ok()
     }
 
     pub(super) fn get(&self, handle: Handle) -> Option<&T> {
@@ -154,10 +179,7 @@ impl<T> Table<T> {
         let tenant = self.slots[handle.slot as usize].take()?;
         self.queue.set(handle.slot, None);
         self.free.push(handle.slot);
-        if let Ok(entry) = self
-            .index
-            .find_entry(hash(self.seed, &tenant.key), |slot| *slot == handle.slot)
-        {
+        if let Ok(entry) = self.index.find_entry(tenant.hash, |slot| *slot == handle.slot) {
             entry.remove();
         }
         if self.index.is_empty() {
@@ -218,9 +240,9 @@ impl<T> Table<T> {
     }
 }
 
-fn key_of<T>(slots: &[Option<Tenant<T>>], slot: u32) -> &[u8] {
+fn tenant_of<T>(slots: &[Option<Tenant<T>>], slot: u32) -> &Tenant<T> {
     let tenant = slots[slot as usize].as_ref();
-    &tenant.expect("an indexed slot has a tenant").key
+    tenant.expect("an indexed slot has a tenant")
 }
 
 /// SipHash over a secret prefix: whoever chooses branches must not be able to choose buckets.

@@ -2,10 +2,11 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Body, WriteError};
+use super::{Body, ViaStamp, WriteError, write_stamped};
 use crate::header::{FieldName, HeaderName};
 use crate::parse::MAX_MESSAGE_SIZE;
-use crate::parse::scan::token_str;
+use crate::parse::scan::{CommaSplit, token_str};
+use crate::status::StatusCode;
 
 /// A message being written. The first error sticks and comes out at the end, so that building reads as a list of fields.
 #[derive(Default)]
@@ -25,6 +26,18 @@ impl Head {
         self.out.put_slice(b"\r\n");
     }
 
+    /// `room` is about what the whole message takes: it is kept as long as its transaction, so there is no more.
+    pub(crate) fn start_response(&mut self, status: StatusCode, phrase: &str, room: usize) {
+        self.out.reserve(room);
+        let digits = [100, 10, 1].map(|unit| b'0' + (status.as_u16() / unit % 10) as u8);
+        if phrase.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            self.error.get_or_insert(WriteError::LineBreak);
+        }
+        for part in [b"SIP/2.0 ", &digits[..], b" ", phrase.as_bytes(), b"\r\n"] {
+            self.out.put_slice(part);
+        }
+    }
+
     pub(crate) fn field(&mut self, name: FieldName<'_>, value: impl fmt::Display) {
         self.name(name);
         let from = self.out.len();
@@ -41,6 +54,42 @@ impl Head {
         self.out.put_slice(b"\r\n");
     }
 
+    /// A field of a parsed message: the parser has held it to the same framing rule.
+    pub(crate) fn copied(&mut self, name: HeaderName, value: &[u8]) {
+        debug_assert!(check_value(value).is_ok(), "the parser let a line break through");
+        self.out.put_slice(name.as_str().as_bytes());
+        self.out.put_slice(b": ");
+        self.out.put_slice(value);
+        self.out.put_slice(b"\r\n");
+    }
+
+    /// A line of Vias of a parsed message, with `stamp` on the first value.
+    pub(crate) fn stamped_vias(&mut self, line: &[u8], stamp: &ViaStamp) {
+        self.out.put_slice(b"Via: ");
+        for (index, value) in CommaSplit::new(line).enumerate() {
+            if index == 0 {
+                write_stamped(value, stamp, &mut self.out);
+            } else {
+                self.out.put_slice(b", ");
+                self.out.put_slice(value);
+            }
+        }
+        self.out.put_slice(b"\r\n");
+    }
+
+    /// A To of a parsed message without tag, with this one.
+    pub(crate) fn tagged(&mut self, to: &[u8], tag: &str) {
+        self.note(check_value(tag.as_bytes()));
+        for part in [b"To: ", to, b";tag=", tag.as_bytes(), b"\r\n"] {
+            self.out.put_slice(part);
+        }
+    }
+
+    /// Octets so far.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
     /// Appends the fields of another head.
     pub(crate) fn append(&mut self, other: Head) {
         self.out.put_slice(&other.out);
@@ -52,7 +101,11 @@ impl Head {
         if !body.content_type.is_empty() {
             self.field(HeaderName::ContentType.into(), &body.content_type);
         }
-        self.field(HeaderName::ContentLength.into(), body.content.len());
+        if body.content.is_empty() {
+            self.out.put_slice(b"Content-Length: 0\r\n");
+        } else {
+            self.field(HeaderName::ContentLength.into(), body.content.len());
+        }
         self.out.put_slice(b"\r\n");
         self.out.put_slice(&body.content);
     }
@@ -86,10 +139,12 @@ impl Head {
 }
 
 pub(crate) fn check_name(name: FieldName<'_>) -> Result<(), WriteError> {
-    if token_str(name.as_str().as_bytes()).is_some() {
-        Ok(())
-    } else {
-        Err(WriteError::BadName)
+    match name {
+        // The one that has no text.
+        FieldName::Known(HeaderName::Other) => Err(WriteError::BadName),
+        FieldName::Known(_) => Ok(()),
+        FieldName::Text(text) if token_str(text.as_bytes()).is_some() => Ok(()),
+        FieldName::Text(_) => Err(WriteError::BadName),
     }
 }
 

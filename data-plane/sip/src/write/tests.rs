@@ -1,4 +1,6 @@
 use super::*;
+use bytes::BytesMut;
+
 use crate::header::{TypedHeader, Via};
 use crate::message::Message;
 use crate::parse::tests::{request, response, understood, wire};

@@ -1,8 +1,8 @@
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
 
+use super::Text;
 use crate::header::{TypedHeader, Via};
 use crate::parse::scan::trim_lws;
 
@@ -63,12 +63,12 @@ pub(crate) fn write_stamped(value: &[u8], stamp: &ViaStamp, out: &mut BytesMut) 
             out.put_slice(value.as_bytes());
         }
     }
-    let mut append = String::new();
     if let Some(port) = stamp.rport {
-        let _ = write!(append, ";rport={port}");
+        out.put_slice(b";rport=");
+        out.put_slice(Text::decimal(port.into()).as_bytes());
     }
     if let Some(ip) = stamp.received {
-        let _ = write!(append, ";received={ip}");
+        out.put_slice(b";received=");
+        out.put_slice(Text::ip(ip).as_bytes());
     }
-    out.put_slice(append.as_bytes());
 }
