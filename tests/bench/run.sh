@@ -5,6 +5,4 @@ cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
 "${CARGO:-cargo}" build --release --locked -p trunkline-worker -p trunkline-control -p trunkline-bench
 read -ra work <<<"${WORK:-}"
-# A relay holds sockets for each call, a generator for each phone.
-ulimit -n "$(ulimit -Hn)"
 exec "$target/release/trunkline-bench" run --rounds "${ROUNDS:-3}" --window "${WINDOW:-8}" "${work[@]}"

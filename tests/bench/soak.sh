@@ -7,6 +7,4 @@ target=${CARGO_TARGET_DIR:-target}
 options=(--minutes "${MINUTES:-60}")
 [ -z "${CALLS:-}" ] || options+=(--calls "$CALLS")
 [ -z "${REGISTRATIONS:-}" ] || options+=(--registrations "$REGISTRATIONS")
-# A relay holds sockets for each call, a generator for each phone.
-ulimit -n "$(ulimit -Hn)"
 exec "$target/release/trunkline-bench" soak "${options[@]}"

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -260,6 +261,15 @@ impl Cluster {
             .kill()
     }
 
+    /// Removes all that a killed worker has kept: it begins anew under its name.
+    ///
+    /// # Errors
+    /// When it runs, or the files cannot be removed.
+    pub fn forget_worker(&self, index: usize) -> Result<()> {
+        ensure!(self.workers[index].process.is_none(), "the worker runs");
+        std::fs::remove_dir_all(self.dir.path().join(worker_id(index))).context("remove a worker's state")
+    }
+
     /// Ends the control plane in good order.
     ///
     /// # Errors
@@ -277,9 +287,17 @@ impl Cluster {
     /// # Errors
     /// When that does not happen.
     pub async fn synced(&self, index: usize) -> Result<()> {
+        self.synced_within(index, BOUND).await
+    }
+
+    /// The same for a configuration that takes its time.
+    ///
+    /// # Errors
+    /// When that does not happen within `bound`.
+    pub async fn synced_within(&self, index: usize, bound: Duration) -> Result<()> {
         let api = self.api()?;
         let name = self.worker_name(index);
-        eventually(&format!("{name} to be in step"), BOUND, async || {
+        eventually(&format!("{name} to be in step"), bound, async || {
             let worker = api.worker(&name).await?;
             ensure!(worker.connected, "not connected");
             ensure!(

@@ -9,6 +9,7 @@ use trunkline_bench::affinity::Cores;
 use trunkline_bench::machine;
 use trunkline_bench::report::Report;
 use trunkline_bench::rounds::{self, Stamp};
+use trunkline_bench::sample::Side;
 use trunkline_bench::soak::{self, Plan};
 use trunkline_bench::workload::Bench;
 use trunkline_bench::{plot, table, workloads};
@@ -39,6 +40,24 @@ enum Command {
         /// Folder for `<date>.json` and the table and plot beside it; rows of an earlier run of the day are kept or replaced.
         #[arg(long, default_value = "bench/results")]
         results: PathBuf,
+    },
+    /// Measures our side only, and writes nothing: for who changes something and wants to see what it does. TRUNKLINE_BIN_DIR names
+    /// the folder of the build.
+    Probe {
+        /// Workloads, as above.
+        work: Vec<String>,
+        /// Rounds.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Seconds of the steady window.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=600))]
+        window: u64,
+        /// Seconds of load before it.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+        warm_up: u64,
+        /// The peer's side instead.
+        #[arg(long)]
+        peer: bool,
     },
     /// Calls and registrations for a long time: memory flat, nothing failed, nothing left. Fails when one is not so.
     Soak {
@@ -71,6 +90,7 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    raise_file_limit()?;
     let arguments = Arguments::parse();
     match arguments.command {
         Command::Run {
@@ -79,7 +99,17 @@ fn main() -> Result<()> {
             window,
             warm_up,
             results,
-        } => runtime()?.block_on(run(&work, rounds, window, warm_up, &results)),
+        } => block_on(run(&work, rounds, window, warm_up, &results)),
+        Command::Probe {
+            work,
+            rounds,
+            window,
+            warm_up,
+            peer,
+        } => {
+            let side = if peer { Side::Peer } else { Side::Ours };
+            block_on(probe(&work, side, rounds, window, warm_up))
+        }
         Command::Soak {
             minutes,
             calls,
@@ -93,7 +123,7 @@ fn main() -> Result<()> {
                 registrations,
                 growth,
             };
-            runtime()?.block_on(soak(&plan, &results))
+            block_on(soak(&plan, &results))
         }
         Command::List => {
             for workload in workloads::all() {
@@ -114,12 +144,20 @@ fn main() -> Result<()> {
     }
 }
 
-/// One thread: its affinity and its network namespace are what its children inherit.
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
+/// A relay holds sockets for each call, a fleet for each worker; what is started here inherits the limit.
+fn raise_file_limit() -> Result<()> {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).context("raise the limit of open files")
+}
+
+/// On one thread: its affinity and its network namespace are what its children inherit.
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("start the runtime")
+        .context("start the runtime")?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
 /// A folder for logs that stays until [`tempfile::TempDir::disable_cleanup`] is taken back: they say what went wrong.
@@ -142,6 +180,20 @@ async fn soak(plan: &Plan, results: &Path) -> Result<()> {
     print!("{}", outcome.summary());
     println!("written to {}", path.display());
     ensure!(outcome.faults.is_empty(), "{}", outcome.faults.join("; "));
+    dir.disable_cleanup(false);
+    Ok(())
+}
+
+async fn probe(work: &[String], side: Side, rounds: u32, window: u64, warm_up: u64) -> Result<()> {
+    let mut dir = log_dir()?;
+    let bench = Bench {
+        window: Duration::from_secs(window),
+        warm_up: Duration::from_secs(warm_up),
+        ..Bench::new(Cores::of_this_machine()?, dir.path())
+    };
+    for workload in workloads::selected(work)? {
+        rounds::probe(workload.as_ref(), side, rounds, &bench).await?;
+    }
     dir.disable_cleanup(false);
     Ok(())
 }

@@ -24,7 +24,7 @@ pub struct Stamp {
 pub async fn run(workload: &dyn Workload, rounds: u32, bench: &Bench, stamp: &Stamp) -> Result<Row> {
     let name = workload.name();
     let (mut peer, mut ours) = (Vec::new(), Vec::new());
-    for round in 1..=rounds {
+    for round in 1..=workload.rounds(rounds) {
         if workload.has_peer() {
             peer.push(measure(workload, Side::Peer, round, bench).await?);
         }
@@ -40,6 +40,27 @@ pub async fn run(workload: &dyn Workload, rounds: u32, bench: &Bench, stamp: &St
         commit: stamp.commit.clone(),
         time: stamp.time.clone(),
     })
+}
+
+/// Measures one side only and prints what it found: for the author of a change, not for the table.
+///
+/// # Errors
+/// When a measurement fails.
+pub async fn probe(workload: &dyn Workload, side: Side, rounds: u32, bench: &Bench) -> Result<()> {
+    let mut samples = Vec::new();
+    for round in 1..=rounds {
+        samples.push(measure(workload, side, round, bench).await?);
+    }
+    let figures = Figures::of(&samples).context("no round at all")?;
+    println!(
+        "{}, {}: median {:.3}, {:.3} to {:.3}",
+        workload.name(),
+        side.name(),
+        figures.cost.median,
+        figures.cost.min,
+        figures.cost.max
+    );
+    Ok(())
 }
 
 async fn measure(workload: &dyn Workload, side: Side, round: u32, bench: &Bench) -> Result<Sample> {

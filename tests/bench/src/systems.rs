@@ -1,8 +1,10 @@
 //! The two sides, started afresh for each measurement and ended after it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use trunkline_tests::eventually::eventually;
 use trunkline_tests::fixtures::User;
 
 use crate::cpu::Meter;
@@ -18,8 +20,29 @@ use kamailio::Kamailio;
 use ours::Ours;
 use rtpengine::Rtpengine;
 
-/// Where the peers of the signalling workloads listen: a loopback address of their own.
-pub const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 77, 10));
+/// Who has a loopback address of its own in signalling workloads, so that two runs on one machine do not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Kamailio and rtpengine.
+    Peer = 70,
+    /// Phones that register.
+    Phones,
+    /// Phones that call.
+    Callers,
+    /// Phones that are called.
+    Callees,
+}
+
+impl Part {
+    /// Its address in this process.
+    pub fn address(self) -> IpAddr {
+        let [low, high, ..] = std::process::id().to_le_bytes();
+        Ipv4Addr::new(127, self as u8, high, low).into()
+    }
+}
+
+/// Transactions linger for 64·T1 = 32 s (RFC 3261 §17).
+const SETTLED: Duration = Duration::from_secs(90);
 /// Media ports of either side: 12,500 calls of two pairs each.
 const MEDIA_PORTS: (u16, u16) = (10_000, 59_999);
 
@@ -53,13 +76,14 @@ impl System {
     pub async fn start(bench: &Bench, side: Side, setup: &Setup<'_>) -> Result<Self> {
         match side {
             Side::Peer => {
+                let peer = Part::Peer.address();
                 let media = match setup.media {
-                    true => Some(Rtpengine::start(bench, PEER, SocketAddr::new(PEER, 2223), MEDIA_PORTS).await?),
+                    true => Some(Rtpengine::start(bench, peer, SocketAddr::new(peer, 2223), MEDIA_PORTS).await?),
                     false => None,
                 };
                 let kamailio = kamailio::Setup {
                     transport: setup.transport,
-                    listen: SocketAddr::new(PEER, 5060),
+                    listen: SocketAddr::new(peer, 5060),
                     users: setup.users,
                     media: media.as_ref(),
                     srtp: setup.srtp,
@@ -116,6 +140,29 @@ impl System {
             Self::Peer(kamailio, _) => kamailio.calls(),
             Self::Ours(ours) => Ok(ours.metric("active_calls").await? as u64),
         }
+    }
+
+    /// Waits until what ended calls and registrations leave for a while is gone: transactions, and reports on their way.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub async fn settle(&self) -> Result<()> {
+        eventually("transactions and reports to be over", SETTLED, async || {
+            match self {
+                Self::Peer(kamailio, _) => {
+                    let left = kamailio.transactions()?;
+                    ensure!(left == 0, "{left} transactions");
+                }
+                Self::Ours(ours) => {
+                    for name in ["sip_transactions", "spool_reports"] {
+                        let left = ours.metric(name).await?;
+                        ensure!(left == 0.0, "{name} is {left}");
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Ends it, and looks through its logs.

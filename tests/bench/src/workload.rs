@@ -36,6 +36,11 @@ pub trait Workload {
         true
     }
 
+    /// Rounds it is worth, when `asked` are asked for.
+    fn rounds(&self, asked: u32) -> u32 {
+        asked
+    }
+
     /// Does the work once with one side and says what it cost.
     ///
     /// # Errors

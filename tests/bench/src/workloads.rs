@@ -3,10 +3,14 @@
 use crate::workload::{Transport, Workload};
 
 pub mod call;
+pub mod config;
 pub mod media;
+pub mod memory;
 pub mod register;
 
 use call::{Calls, Media};
+use config::Config;
+use memory::Memory;
 use register::Register;
 
 /// Every row, in the order of the table.
@@ -33,6 +37,12 @@ pub fn all() -> Vec<Box<dyn Workload>> {
     }
     for relay in media::Relay::all() {
         all.push(Box::new(relay));
+    }
+    for memory in [Memory::Contact, Memory::Call, Memory::AnchoredCall] {
+        all.push(Box::new(memory));
+    }
+    for config in [Config::Acl, Config::Trunks, Config::Workers] {
+        all.push(Box::new(config));
     }
     all
 }

@@ -146,6 +146,18 @@ impl Kamailio {
         self.statistic("dialog.active_dialogs")
     }
 
+    /// Transactions it keeps.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn transactions(&self) -> Result<u64> {
+        let said = self.command(&["tm.stats"])?;
+        said.lines()
+            .find_map(|line| line.trim().strip_prefix("current:"))
+            .and_then(|value| value.trim().parse().ok())
+            .with_context(|| format!("no count of transactions in {said}"))
+    }
+
     /// Ends it.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! INVITE is challenged on neither side, so that a call is a call and not a digest. Without media the bodies are empty on both
 //! sides: with SDP in them our edge always anchors. With media nothing flows: what is counted is the set-up.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use trunkline_tests::eventually::{BOUND, eventually};
@@ -12,14 +12,11 @@ use trunkline_tests::sipp::{Running, Sipp};
 
 use crate::load::{response_times, steady};
 use crate::sample::{Sample, Side};
-use crate::systems::{Setup, System};
+use crate::systems::{Part, Setup, System};
 use crate::workload::{Bench, Measured, Transport, Workload};
 
 /// Phones that are called; as many call.
 const CALLEES: u32 = 100;
-/// Where the phones that call are, and those that are called.
-const CALLERS_AT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 77, 2));
-const CALLEES_AT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 77, 3));
 /// How long calls last: some are always up, and the last ends soon.
 const TALK_MS: u32 = 200;
 
@@ -176,7 +173,7 @@ impl Phones {
         let answer = answer.to_str().context("a path that is no text")?;
         let running = Sipp::scenario(
             &bench.home.join("scenarios/callee.xml"),
-            SocketAddr::new(CALLEES_AT, 5080),
+            SocketAddr::new(Part::Callees.address(), 5080),
             Some(system.target()),
         )
         .rows(rows)
@@ -203,7 +200,7 @@ impl Phones {
             .map(|(caller, callee)| format!("{};{}", caller.name, callee.name))
             .collect();
         let scenario = bench.home.join(format!("scenarios/{}.xml", media.caller_scenario()));
-        Sipp::scenario(&scenario, SocketAddr::new(CALLERS_AT, 5070), Some(target))
+        Sipp::scenario(&scenario, SocketAddr::new(Part::Callers.address(), 5070), Some(target))
             .rows(rows)
             .args(["-t", transport.sipp(), "-trace_rtt", "-rtt_freq", "1000"])
     }

@@ -1,6 +1,6 @@
 //! Phones register, each time with a challenge and an answer to it; ten thousand of them, in turn.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use trunkline_tests::eventually::{BOUND, eventually};
@@ -9,13 +9,11 @@ use trunkline_tests::sipp::{Running, Sipp};
 
 use crate::load::{response_times, steady};
 use crate::sample::{Sample, Side};
-use crate::systems::{Setup, System};
+use crate::systems::{Part, Setup, System};
 use crate::workload::{Bench, Measured, Transport, Workload};
 
 /// Users that register.
 pub const USERS: u32 = 10_000;
-/// Where the phones are.
-const PHONES: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 77, 1));
 
 /// REGISTER, 401, REGISTER, 200.
 #[derive(Debug)]
@@ -106,7 +104,7 @@ pub fn register(
             )
         })
         .collect();
-    let local = SocketAddr::new(PHONES, 5070);
+    let local = SocketAddr::new(Part::Phones.address(), 5070);
     let scenario = bench.home.join("scenarios/register.xml");
     Sipp::scenario(&scenario, local, Some(target))
         .rows(rows)
