@@ -20,7 +20,8 @@ pub const OLD_KEY_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Side {
     pub(super) rtp: Latch,
-    pub(super) rtcp: Latch,
+    /// Boxed, and made by its first packet: most legs take RTCP from the signalled address or on the RTP port.
+    pub(super) rtcp: Option<Box<Latch>>,
     pub(super) srtp: Option<Box<SrtpSide>>,
     pub(super) received: ReceiveStats,
     pub(super) counters: Counters,
@@ -57,10 +58,12 @@ impl Side {
         let same_address = old.is_some_and(|old| old.remote == new.remote);
         let same_ports = old.is_some_and(|old| old.ports == new.ports);
         if !same_ports {
-            (self.rtp, self.rtcp) = (Latch::default(), Latch::default());
+            (self.rtp, self.rtcp) = (Latch::default(), None);
         } else if old.is_some_and(|old| old.round != new.round || old.source != new.source) {
             self.rtp.reopen(now, same_address);
-            self.rtcp.reopen(now, same_address);
+            if let Some(rtcp) = &mut self.rtcp {
+                rtcp.reopen(now, same_address);
+            }
         }
         match (&mut self.srtp, &new.srtp) {
             (None, Some(params)) => self.srtp = Some(Box::new(SrtpSide::new(params))),
@@ -99,13 +102,13 @@ impl Side {
             return signalled(leg, component);
         };
         let latch = if uses_rtcp_port(leg, component) {
-            &self.rtcp
+            self.rtcp.as_deref()
         } else {
-            &self.rtp
+            Some(&self.rtp)
         };
         // Before the latch only an address the policy would accept packets from: whoever signals must not be able to
         // point a stream at somebody else (RFC 7362 §5).
-        latch.address().or_else(|| {
+        latch.and_then(Latch::address).or_else(|| {
             signalled(leg, component).filter(|address| canonical_ip(address.ip()) == canonical_ip(signalling_ip))
         })
     }
@@ -221,7 +224,7 @@ impl Side {
 
     fn latch(&mut self, leg: &StreamLeg, component: Component) -> &mut Latch {
         if uses_rtcp_port(leg, component) {
-            &mut self.rtcp
+            self.rtcp.get_or_insert_default()
         } else {
             &mut self.rtp
         }

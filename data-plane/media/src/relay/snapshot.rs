@@ -34,7 +34,7 @@ impl Side {
         let srtp = self.srtp.as_deref();
         LegSnapshot {
             rtp: self.rtp.latched(),
-            rtcp: self.rtcp.latched(),
+            rtcp: self.rtcp.as_ref().and_then(|rtcp| rtcp.latched()),
             rx: srtp
                 .and_then(|srtp| srtp.rx.as_ref())
                 .map(|rx| rx.snapshot())
@@ -44,11 +44,9 @@ impl Side {
     }
 
     pub(super) fn restore(&mut self, snapshot: &LegSnapshot, rtcp_jump: u32) {
-        let latch = |latched: Option<(SocketAddr, u32)>| {
-            latched.map_or_else(Latch::default, |(address, ssrc)| Latch::restored(address, ssrc))
-        };
-        self.rtp = latch(snapshot.rtp);
-        self.rtcp = latch(snapshot.rtcp);
+        let latch = |(address, ssrc)| Latch::restored(address, ssrc);
+        self.rtp = snapshot.rtp.map(latch).unwrap_or_default();
+        self.rtcp = snapshot.rtcp.map(latch).map(Box::new);
         if let Some(srtp) = &mut self.srtp {
             srtp.tx.restore(&snapshot.tx, rtcp_jump);
             if let Some(rx) = &mut srtp.rx {

@@ -355,7 +355,7 @@ fn octets(phone: &mut Phone, event: &Event) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn a_burst_is_its_packets_one_after_the_other(events in proptest::collection::vec(events(), 1..260)) {

@@ -160,3 +160,11 @@ fn a_full_batch_passes_as_a_whole() {
         assert!(sealed.len() > opened.len());
     }
 }
+
+/// What a direction holds for its packets besides the key and the indices.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_keys_of_a_direction_are_small() {
+    let keys = size_of::<CounterCipher>() + size_of::<crate::srtp::x86::Schedule<11>>();
+    assert!(keys <= 260, "{keys}");
+}
