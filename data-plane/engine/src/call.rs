@@ -27,7 +27,7 @@ use trunkline_shared::trunk::Trunk;
 use trunkline_sip::dialog::{Dialog, Side};
 use trunkline_sip::header::HeaderName;
 use trunkline_sip::message::Response;
-use trunkline_sip::transaction::ClientTransactionId;
+use trunkline_sip::transaction::{ClientTransactionId, ServerTransactionId};
 use trunkline_sip::uri::Uri;
 
 use crate::engine::{Cx, Engine};
@@ -75,8 +75,12 @@ pub(crate) enum Deadline {
 pub(crate) struct Call {
     pub key: CallKey,
     pub id: ConversationId,
-    /// The INVITE.
-    pub invite: Arc<Inbound>,
+    /// The INVITE, until its transaction is over: later nothing is made of it any more.
+    pub invite: Option<Arc<Inbound>>,
+    /// Its server transaction.
+    pub server: ServerTransactionId,
+    /// Its CSeq number.
+    pub invite_cseq: u32,
     pub caller: Leg,
     pub stage: Stage,
     /// Every branch there was; indices are stable.
@@ -350,7 +354,7 @@ impl Engine {
             return;
         }
         self.calls_by_conversation.remove(&call.id);
-        let call_id = call.invite.request.call_id();
+        let call_id = &*call.record.call_id;
         if let Some(keys) = self.calls_by_call_id.get_mut(call_id) {
             keys.retain(|key| *key != call.key);
             if keys.is_empty() {

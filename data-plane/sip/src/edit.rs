@@ -73,6 +73,10 @@ enum Description {
     ContentType(Span),
 }
 
+/// Octets the first value makes room for: Via, Record-Route and Request-URI of a forwarded INVITE are about 250. Growing
+/// to that from nothing took five allocations a message.
+const ARENA: usize = 384;
+
 /// Fields that describe a body and go with it.
 const BODY_FIELDS: [HeaderName; 4] = [
     HeaderName::ContentType,
@@ -335,6 +339,9 @@ impl Edits {
     }
 
     fn text(&mut self, value: impl fmt::Display) -> Span {
+        if self.arena.capacity() == 0 {
+            self.arena.reserve(ARENA);
+        }
         let start = self.arena.len();
         let mut sink = Sink(&mut self.arena);
         if write!(sink, "{value}").is_err() {

@@ -111,6 +111,9 @@ impl Default for TransactionsConfig {
 pub struct Transactions<D> {
     config: TransactionsConfig,
     table: Table<Transaction<D>>,
+    /// Requests other than INVITE that were answered and are kept for their retransmissions (timer J), oldest first. A
+    /// full table lets go of these before it refuses new work.
+    answered: VecDeque<Handle>,
     transmits: VecDeque<Transmit<D>>,
     events: VecDeque<Event>,
     stats: Stats,
@@ -135,6 +138,7 @@ impl<D: Clone> Transactions<D> {
         Self {
             config,
             table: Table::new(seed),
+            answered: VecDeque::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
@@ -188,7 +192,8 @@ impl<D: Clone> Transactions<D> {
 
     /// A request arrived; `destination` is where its responses go (RFC 3261 §18.2.2, RFC 3581 §4).
     ///
-    /// When the table is full, new work is refused, while BYE, CANCEL, PRACK, UPDATE, INFO and NOTIFY may use the
+    /// When the table is full, it forgets answered requests other than INVITE, oldest first: repeated, they count as new. When
+    /// there are none, new work is refused, while BYE, CANCEL, PRACK, UPDATE, INFO and NOTIFY may use the
     /// reserve: they belong to calls that were let in and mostly make room.
     pub fn handle_request(
         &mut self,
@@ -365,6 +370,7 @@ impl<D: Clone> Transactions<D> {
         let transaction = self.table.get(id.0).ok_or(RespondError::Gone)?;
         transaction.machine.may_respond(status)?;
         self.step(now, id.0, |machine, context| machine.respond(status, response, context));
+        self.note_answered(id.0);
         Ok(())
     }
 
@@ -395,9 +401,35 @@ impl<D: Clone> Transactions<D> {
         } else {
             capacity
         };
+        while self.table.len() >= limit
+            && let Some(oldest) = self.answered.pop_front()
+        {
+            if self.table.get(oldest).is_some() {
+                self.stats.let_go += 1;
+                self.terminate(oldest);
+            }
+        }
         let room = self.table.len() < limit;
         self.stats.overloaded += u64::from(!room);
         room
+    }
+
+    fn note_answered(&mut self, handle: Handle) {
+        let is_answered = |handle: Handle| {
+            self.table
+                .get(handle)
+                .is_some_and(|transaction| transaction.machine.is_answered())
+        };
+        // They end in the order they were answered in; those that were abandoned were the last.
+        while self.answered.front().is_some_and(|oldest| !is_answered(*oldest)) {
+            self.answered.pop_front();
+        }
+        while self.answered.back().is_some_and(|newest| !is_answered(*newest)) {
+            self.answered.pop_back();
+        }
+        if is_answered(handle) {
+            self.answered.push_back(handle);
+        }
     }
 
     /// Puts one input into a machine and carries its actions out. True when the message put in is for the transaction

@@ -76,8 +76,7 @@ impl Engine {
         let Ok(bytes) = write_response(response, &back) else {
             return;
         };
-        let server = call.invite.server;
-        self.respond(cx, server, response.status(), bytes);
+        self.respond(cx, call.server, response.status(), bytes);
         if call.record.ring_time.is_none() {
             call.record.ring_time = Some(cx.now.wall);
             call.record.state = CallState::Ringing;
@@ -88,7 +87,11 @@ impl Engine {
     /// The transaction of its INVITE is over: no response to it comes any more, and what was kept to be repeated goes.
     pub(crate) fn branch_settled(&mut self, key: CallKey, index: u32) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        let cseq = call.invite.request.cseq_number();
+        let cseq = call.invite_cseq;
+        // One that forked keeps it: a late 2xx of another branch is still to be acknowledged.
+        if matches!(call.stage, Stage::Answered(_)) && call.branches.len() == 1 {
+            call.invite = None;
+        }
         if let Some(branch) = call.branch_mut(index) {
             branch.success = None;
             if branch.ack.as_ref().is_some_and(|ack| ack.cseq == cseq) {
@@ -104,7 +107,7 @@ impl Engine {
             (BranchState::Calling(client), Stage::Trying) => self.answer(cx, call, index, client, response),
             (BranchState::Answered(_), _) if branch.dialogs.iter().any(|dialog| dialog.tag(Side::Callee) == tag) => {
                 // The callee has no ACK yet: pass the 2xx on again (RFC 6026 §7.1).
-                let (server, bytes) = (call.invite.server, branch.success.clone());
+                let (server, bytes) = (call.server, branch.success.clone());
                 if let Some(bytes) = bytes.filter(|_| !call.is_ended()) {
                     self.respond(cx, server, response.status(), bytes);
                 }
@@ -163,8 +166,7 @@ impl Engine {
         self.close_trunks_but(cx, call, &trunk);
         self.record_media(call, None);
         cx.env.count(Counter::CallsAnswered);
-        let server = call.invite.server;
-        self.respond(cx, server, response.status(), bytes);
+        self.respond(cx, call.server, response.status(), bytes);
         self.report_call(call);
     }
 
@@ -397,14 +399,13 @@ impl Engine {
 
     /// A 2xx nobody wants: acknowledged, then ended (RFC 3261 §13.2.2.4, §15).
     fn decline_answer(&mut self, cx: Cx<'_>, call: &mut Call, index: u32, response: &Response) {
+        let Some(invite) = call.invite.clone() else { return };
         let is_other_fork = matches!(call.branches[index as usize].state, BranchState::Answered(_));
-        let established = Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| {
-            self.is_own_route(uri)
-        });
+        let established = Dialog::establish(cx.now.mono, &invite.request, response, |uri| self.is_own_route(uri));
         if let (Ok(mut dialog), Some(leg)) = (established, call.branches[index as usize].leg.clone())
             && let Ok(bye) = dialog.originate(Side::Callee, Method::Bye)
         {
-            self.send_ack(cx, &leg, &bye, call.invite.request.cseq_number());
+            self.send_ack(cx, &leg, &bye, call.invite_cseq);
             let reason = call.branches[index as usize].cancel_reason.clone();
             // A 2xx that comes again is acknowledged again; its BYE is under way.
             let ended_before = call.branches[index as usize].state == BranchState::Done;
@@ -460,9 +461,8 @@ impl Engine {
         if known || call.branches[index as usize].dialogs.len() >= MAX_DIALOGS {
             return;
         }
-        if let Ok(dialog) = Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| {
-            self.is_own_route(uri)
-        }) {
+        let Some(invite) = call.invite.clone() else { return };
+        if let Ok(dialog) = Dialog::establish(cx.now.mono, &invite.request, response, |uri| self.is_own_route(uri)) {
             call.branches[index as usize].dialogs.push(dialog);
         }
     }
@@ -474,9 +474,10 @@ impl Engine {
                 .confirm(cx.now.mono, response, |uri| self.is_own_route(uri))
                 .is_ok();
         }
-        match Dialog::establish(cx.now.mono, &call.invite.request, response, |uri| {
-            self.is_own_route(uri)
-        }) {
+        let Some(invite) = call.invite.clone() else {
+            return false;
+        };
+        match Dialog::establish(cx.now.mono, &invite.request, response, |uri| self.is_own_route(uri)) {
             Ok(dialog) => {
                 call.branches[index as usize].dialogs.push(dialog);
                 true

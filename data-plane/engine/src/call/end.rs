@@ -69,7 +69,9 @@ impl Engine {
             }
             Stage::Trying => {
                 self.cancel_all(cx, call, &q850_reason(NORMAL_CLEARING));
-                let invite = Arc::clone(&call.invite);
+                let Some(invite) = call.invite.clone() else {
+                    return false;
+                };
                 let status = StatusCode::TEMPORARILY_UNAVAILABLE;
                 self.reply_with(cx, &invite, status, |builder| {
                     builder.header(HeaderName::Reason, q850_reason(NORMAL_CLEARING))
@@ -225,7 +227,7 @@ impl Engine {
     }
 
     fn give_up_with(&mut self, cx: Cx<'_>, call: &mut Call, refusal: &Refusal) {
-        let invite = Arc::clone(&call.invite);
+        let Some(invite) = call.invite.clone() else { return };
         self.refuse(cx, &invite, refusal);
         let ending = Ending {
             reason: EndReason::Rejected(refusal.reject),
@@ -239,7 +241,7 @@ impl Engine {
     fn pass_failure(&mut self, cx: Cx<'_>, call: &mut Call, response: &Response) {
         let mut status = response.status();
         let cause = response.q850_cause().or_else(|| cause_of_status(status.as_u16()));
-        let invite = Arc::clone(&call.invite);
+        let Some(invite) = call.invite.clone() else { return };
         if status == StatusCode::SERVICE_UNAVAILABLE {
             // A 503 would make the caller avoid us instead of the target (RFC 3261 §16.7 step 6).
             status = StatusCode::SERVER_INTERNAL_ERROR;
@@ -300,7 +302,7 @@ impl Engine {
             return;
         }
         self.cancel_all(cx, call, reason.as_deref().unwrap_or("SIP;cause=487"));
-        let invite = Arc::clone(&call.invite);
+        let Some(invite) = call.invite.clone() else { return };
         self.reply(cx, &invite, StatusCode::REQUEST_TERMINATED);
         let ending = Ending {
             reason: EndReason::CallerCancel,

@@ -423,7 +423,7 @@ impl Engine {
         let Ok((bytes, _, to)) = self.write_on(call, request, stamp, found, &leg, body) else {
             return;
         };
-        if found.sender == Side::Caller && request.cseq_number() == call.invite.request.cseq_number() {
+        if found.sender == Side::Caller && request.cseq_number() == call.invite_cseq {
             self.acknowledged(cx, call, found.branch);
         }
         if let Some(branch) = call.branch_mut(found.branch) {

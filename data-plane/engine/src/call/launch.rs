@@ -266,7 +266,7 @@ impl Engine {
             sent_by: advertised,
             branch: branch(&mut *self.rng, call.loop_hash),
         };
-        let invite = Arc::clone(&call.invite);
+        let invite = call.invite.clone().ok_or_else(|| Refusal::new(Reject::Internal))?;
         let target = &call.branches[index as usize].target;
         let (request_uri, routes) = request_uri_of(target);
         let departure = Departure {
@@ -311,7 +311,8 @@ impl Engine {
         let caller = self.media_leg(&call.caller);
         let callee = self.media_leg(leg);
         let mut media = Media::new(relay, caller, callee);
-        if let Some(part) = sdp_of(&call.invite.request)? {
+        let invite = call.invite.clone().ok_or_else(|| Refusal::new(Reject::Internal))?;
+        if let Some(part) = sdp_of(&invite.request)? {
             match media.offer(cx.env, &mut *self.rng, LegId::A, part.sdp()) {
                 Ok(offer) => call.branches[index as usize].offer = Some(part.replaced(offer)),
                 Err(error) => {

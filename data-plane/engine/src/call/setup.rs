@@ -116,7 +116,9 @@ impl Engine {
         let mut call = Box::new(Call {
             key,
             id,
-            invite: Arc::clone(inbound),
+            invite: Some(Arc::clone(inbound)),
+            server: inbound.server,
+            invite_cseq: inbound.request.cseq_number(),
             caller,
             stage: Stage::Trying,
             branches: Vec::new(),

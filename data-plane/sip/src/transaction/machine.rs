@@ -257,6 +257,11 @@ impl Machine {
         }
     }
 
+    /// A request other than INVITE that has its final response, kept for retransmissions.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self, Self::ServerNonInvite(ServerNonInvite::Completed { .. }))
+    }
+
     pub(super) fn is_terminated(&self) -> bool {
         match self {
             Self::ClientInvite(state) => state.is_terminated(),

@@ -14,6 +14,8 @@ pub struct Stats {
     pub server_non_invite: u64,
     /// Transactions refused because the table was full.
     pub overloaded: u64,
+    /// Answered requests forgotten before timer J because the table was full.
+    pub let_go: u64,
     /// Received requests absorbed: retransmissions, ACKs for 300-699, ACKs nothing waited for.
     pub requests_absorbed: u64,
     /// Received responses absorbed: retransmissions, and final responses the machine has no arrow for.

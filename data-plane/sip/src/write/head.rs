@@ -120,6 +120,10 @@ impl Head {
 
     fn name(&mut self, name: FieldName<'_>) {
         self.note(check_name(name));
+        // The fields behind the copied ones begin in a buffer of their own: a challenge or a Contact fits.
+        if self.out.capacity() == 0 {
+            self.out.reserve(256);
+        }
         self.out.put_slice(name.as_str().as_bytes());
         self.out.put_slice(b": ");
     }

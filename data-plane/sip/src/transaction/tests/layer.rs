@@ -442,6 +442,28 @@ fn a_request_nobody_answers_ends_after_64_t1() {
 }
 
 #[test]
+fn a_full_table_lets_go_of_answered_requests_first() {
+    let (now, mut layer) = (epoch(), layer(2));
+    for branch in ["z9hG4bK1", "z9hG4bK2"] {
+        let id = receive_new(&mut layer, now, &Method::Register, branch);
+        layer.respond(now, id, StatusCode::OK, bytes("200")).unwrap();
+    }
+    // The oldest goes, the other one still absorbs its retransmissions.
+    receive_new(&mut layer, now, &Method::Invite, "z9hG4bK3");
+    assert_eq!(
+        receive(&mut layer, now, &Method::Register, "z9hG4bK2"),
+        RequestOutcome::Absorbed
+    );
+    receive_new(&mut layer, now, &Method::Invite, "z9hG4bK4");
+    assert_eq!((layer.stats().let_go, layer.len()), (2, 2));
+    assert_eq!(
+        receive(&mut layer, now, &Method::Register, "z9hG4bK5"),
+        RequestOutcome::Overloaded,
+        "what waits for its answer stays"
+    );
+}
+
+#[test]
 fn a_full_table_refuses_new_work_but_lets_calls_end() {
     let (now, mut layer) = (epoch(), layer(2));
     receive_new(&mut layer, now, &Method::Invite, "z9hG4bK1");
