@@ -4,7 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use prost::Message as _;
 use trunkline_proto::dataplane::v1::{AuthenticationFailure, Report, WorkerBooted, report::Event};
 
-use super::super::intake::Records;
+use super::super::intake::{Kind, Records};
+use super::segment::{is_boot, sequence_of};
 
 use super::*;
 
