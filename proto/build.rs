@@ -36,6 +36,12 @@ const SECRET: &[&str] = &[
     ".trunkline.dataplane.v1.WorkerSettings",
 ];
 
+/// Octets that are passed on without being copied.
+const SHARED: &[&str] = &[
+    ".trunkline.dataplane.v1.StreamReportsRequest.reports",
+    ".trunkline.dataplane.v1.WatchBindingsResponse.changes",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=trunkline");
     println!("cargo:rerun-if-changed=google");
@@ -45,6 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug(SECRET);
+    config.bytes(SHARED);
     tonic_prost_build::configure()
         .compile_well_known_types(false)
         .compile_fds_with_config(descriptors, config)?;

@@ -29,7 +29,7 @@ use crate::{
         files::{create_private_dir, write_public},
         worker_config,
     },
-    ingest::{BindingStreams, Bindings, LiveCalls, Reports, Upkeep},
+    ingest::{BindingStreams, Reports, Upkeep},
     metrics::Metrics,
     options::Options,
     store::{KeyFile, SecretError, Store, StoreError},
@@ -40,6 +40,8 @@ use live::LiveState;
 /// A peer whose machine froze is noticed by this, on every connection (HTTP/2 PING).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Octets a peer may send before it hears of us: some batches of reports, which would otherwise come in portions of 64 KiB.
+const WINDOW: u32 = 1 << 20;
 /// Requests one connection may have open.
 const STREAMS_PER_CONNECTION: u32 = 256;
 /// A hello lists what the worker holds: some 60 octets each for 100,000 resources and more.
@@ -108,7 +110,6 @@ pub struct App {
     pub metrics: SocketAddr,
     store: Store,
     fleet: Fleet,
-    calls: LiveCalls,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -159,8 +160,8 @@ impl App {
         let certificates = TrunkCertificates::new(Arc::clone(&authority), options.trunk_address.clone());
         let source = CatalogueSource::open(store.clone(), certificates, metrics.clone()).await?;
         let fleet = Fleet::open(&store, source.subscribe(), options.limits, metrics.clone()).await?;
-        let calls = LiveCalls::open(&store, metrics.clone()).await?;
-        let bindings = Bindings::open(&store).await?;
+        let active = store.active_calls().await;
+        metrics.calls_active.set(i64::try_from(active).unwrap_or(i64::MAX));
 
         let app = Self {
             api: api.1,
@@ -168,7 +169,6 @@ impl App {
             metrics: http.1,
             store: store.clone(),
             fleet: fleet.clone(),
-            calls: calls.clone(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -176,7 +176,6 @@ impl App {
         let upkeep = Upkeep {
             store: store.clone(),
             fleet: fleet.clone(),
-            bindings: bindings.clone(),
             authority: Arc::clone(&authority),
             certificate: Arc::clone(&certificate),
             join_token_file: options.join_token_file.clone(),
@@ -186,8 +185,6 @@ impl App {
         let live = LiveState {
             store: store.clone(),
             fleet: fleet.clone(),
-            calls: calls.clone(),
-            bindings: bindings.clone(),
         };
         let tls = if options.insecure_plaintext_api {
             None
@@ -211,15 +208,8 @@ impl App {
             options.worker_certificate_validity(),
         );
         let streams = ConfigurationStreams::new(store.clone(), fleet.clone(), app.stop.clone(), app.tasks.clone());
-        let reports = Reports::new(
-            store.clone(),
-            fleet,
-            calls,
-            bindings.clone(),
-            app.stop.clone(),
-            app.tasks.clone(),
-        );
-        let watchers = BindingStreams::new(store.clone(), bindings, app.stop.clone(), app.tasks.clone());
+        let reports = Reports::new(store.clone(), fleet, app.stop.clone(), app.tasks.clone());
+        let watchers = BindingStreams::new(store.clone(), app.stop.clone(), app.tasks.clone());
         let tls = worker_config(certificate, &authority)?;
         let serve_workers = server()
             .add_service(EnrollmentServiceServer::new(enrollment))
@@ -239,7 +229,7 @@ impl App {
     pub async fn stop(self, patience: impl Future<Output = ()>) {
         info!("draining");
         self.stop.cancel();
-        self.calls.close();
+        self.store.close_call_watches();
         self.tasks.close();
         tokio::select! {
             () = self.tasks.wait() => {}
@@ -250,6 +240,10 @@ impl App {
                 error = &error as &dyn std::error::Error,
                 "store the state of the workers"
             );
+        }
+        if let Err(error) = self.store.settle().await {
+            // The next start reads the log.
+            error!(error = &error as &dyn std::error::Error, "write reports to the tables");
         }
         self.store.close().await;
         info!("stopped");
@@ -289,6 +283,8 @@ fn server() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .trace_fn(|request| info_span!("grpc", method = request.uri().path()))
 }
 

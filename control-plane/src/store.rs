@@ -12,6 +12,7 @@
 //! ```
 
 pub mod audit;
+mod behind;
 pub mod call;
 mod change;
 pub mod credential;
@@ -43,6 +44,7 @@ use sqlx::{
 use tokio::sync::watch;
 
 pub use audit::AuditRecord;
+pub(crate) use behind::{BindingNews, Taken};
 pub use change::{Change, ChangesSince, Operation, ResourceKind};
 pub use secret::{Cipher, KeyFile, SecretError};
 
@@ -50,6 +52,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// How long a request waits for the writer or for a reader before it is refused as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Rows of one statement where many are written: binding them costs more than the statement's way to the driver's thread,
+/// and 100 rows of the widest table stay far below SQLite's 32,766 parameters.
+const ROWS: usize = 100;
 
 /// Readers beside the writer. Each is a thread of its own in the driver; reads are short.
 const READERS: u32 = 4;
@@ -112,6 +118,7 @@ struct Inner {
     readers: SqlitePool,
     revision: watch::Sender<i64>,
     cipher: Arc<Cipher>,
+    behind: behind::Behind,
 }
 
 impl std::fmt::Debug for Store {
@@ -150,6 +157,8 @@ impl Store {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
+            // A file does not go away by itself, and asking costs a turn of the driver's thread each time.
+            .test_before_acquire(false)
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await.map_err(StoreError::Migrate)?;
@@ -160,6 +169,7 @@ impl Store {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
+            .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await?;
         let revision: i64 = sqlx::query_scalar("SELECT value FROM revision WHERE id = 1")
@@ -170,8 +180,11 @@ impl Store {
             readers,
             revision: watch::Sender::new(revision),
             cipher,
+            behind: behind::Behind::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let store = Self { inner: Arc::new(inner) };
+        store.replay_log().await?;
+        Ok(store)
     }
 
     /// Revision of the configuration now.

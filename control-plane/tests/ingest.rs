@@ -8,8 +8,9 @@
 
 mod support;
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
+use prost::Message as _;
 use support::{Bearer, Control, Stream, WorkerKey, eventually, hello, within};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,7 +50,7 @@ impl Spool {
         let batch = StreamReportsRequest {
             spool_id: "spool-1".into(),
             boot_id: boot_id.into(),
-            reports,
+            reports: reports.iter().map(|report| report.encode_to_vec().into()).collect(),
         };
         within(self.outgoing.send(batch)).await.unwrap();
     }
@@ -135,8 +136,19 @@ async fn watch_bindings(control: &Control, key: &WorkerKey, revision: i64) -> St
         .into_inner()
 }
 
-async fn next(stream: &mut Streaming<WatchBindingsResponse>) -> WatchBindingsResponse {
-    within(stream.message()).await.unwrap().unwrap()
+/// The next message with changes, and these.
+async fn next(stream: &mut Streaming<WatchBindingsResponse>) -> (WatchBindingsResponse, Vec<AorBindings>) {
+    loop {
+        let message = within(stream.message()).await.unwrap().unwrap();
+        let changes: Vec<_> = message
+            .changes
+            .iter()
+            .map(|change| AorBindings::decode(&**change).unwrap())
+            .collect();
+        if message.complete || !changes.is_empty() {
+            return (message, changes);
+        }
+    }
 }
 
 #[tokio::test]
@@ -269,17 +281,17 @@ async fn registrations_reach_the_other_workers_whole_and_then_change_by_change()
         .await;
 
     let mut watch = watch_bindings(&control, &second, 0).await;
-    let set = next(&mut watch).await;
+    let (set, changes) = next(&mut watch).await;
     assert!(set.reset && set.complete);
-    assert_eq!(set.changes[0].user, "alice");
-    assert_eq!(set.changes[0].bindings[0].worker, "workers/one", "who holds the flow");
+    assert_eq!(changes[0].user, "alice");
+    assert_eq!(changes[0].bindings[0].worker, "workers/one", "who holds the flow");
 
     spool
         .report("b1", vec![report(2, registered("bob", 1_000, &["sip:bob@192.0.2.8"]))])
         .await;
-    let change = next(&mut watch).await;
-    assert!(!change.reset && !change.complete && change.revision > set.revision);
-    assert_eq!(change.changes[0].user, "bob");
+    let (told, changes) = next(&mut watch).await;
+    assert!(!told.reset && !told.complete && told.revision >= set.revision);
+    assert_eq!(changes[0].user, "bob");
 
     // An earlier change that arrives late does not win.
     spool.report("b1", vec![report(3, registered("bob", 900, &[]))]).await;
@@ -294,11 +306,9 @@ async fn registrations_reach_the_other_workers_whole_and_then_change_by_change()
 
     // From the API the same way.
     api.unregister(UnregisterRequest { name }).await.unwrap();
-    let change = next(&mut watch).await;
-    assert_eq!(
-        (change.changes[0].user.as_str(), change.changes[0].bindings.len()),
-        ("bob", 0)
-    );
+    let (_, changes) = next(&mut watch).await;
+    let cleared = changes.last().unwrap();
+    assert_eq!((cleared.user.as_str(), cleared.bindings.len()), ("bob", 0));
     let request = ListRegistrationsRequest {
         parent: "trunks/-".into(),
         ..Default::default()
@@ -316,30 +326,25 @@ async fn registrations_reach_the_other_workers_whole_and_then_change_by_change()
 
     // A watcher that comes back goes on where it was.
     let mut again = watch_bindings(&control, &second, set.revision).await;
-    let rest = next(&mut again).await;
-    assert!(!rest.reset);
-    assert_eq!(
-        rest.changes
-            .iter()
-            .map(|change| change.user.as_str())
-            .collect::<Vec<_>>(),
-        ["bob"]
-    );
+    let (rest, changes) = next(&mut again).await;
+    assert!(!rest.reset && rest.revision > set.revision);
+    let users: Vec<_> = changes.iter().map(|change| change.user.as_str()).collect();
+    assert_eq!(users, ["bob"]);
 }
 
 #[tokio::test]
 async fn an_empty_set_of_registrations_is_complete_at_once() {
     let control = Control::start().await;
     control.create_trunk("a", 8060).await;
-    let worker = control.enroll("edge").await;
-    let mut watch = watch_bindings(&control, &worker, 0).await;
-    let set = next(&mut watch).await;
-    assert!(set.reset && set.complete && set.changes.is_empty() && set.revision > 0);
+    let (worker, watcher) = (control.enroll("edge").await, control.enroll("other").await);
+    let mut watch = watch_bindings(&control, &watcher, 0).await;
+    let (set, changes) = next(&mut watch).await;
+    assert!(set.reset && set.complete && changes.is_empty() && set.revision > 0);
     let mut spool = Spool::open(&control, &worker).await;
     spool
         .report("b1", vec![report(1, registered("alice", 1_000, &["sip:a@192.0.2.7"]))])
         .await;
-    assert_eq!(next(&mut watch).await.changes[0].user, "alice");
+    assert_eq!(next(&mut watch).await.1[0].user, "alice");
 }
 
 #[tokio::test]
@@ -352,9 +357,67 @@ async fn a_deleted_trunk_takes_its_registrations_along() {
         .report("b1", vec![report(1, registered("alice", 1_000, &["sip:a@192.0.2.7"]))])
         .await;
     let mut watch = watch_bindings(&control, &worker, 0).await;
-    assert_eq!(next(&mut watch).await.changes.len(), 1);
+    assert_eq!(next(&mut watch).await.1.len(), 1);
     control.delete_trunk("a").await;
-    assert!(next(&mut watch).await.changes[0].bindings.is_empty());
+    assert!(next(&mut watch).await.1[0].bindings.is_empty());
+}
+
+#[tokio::test]
+async fn a_workers_own_registrations_come_back_to_it_only_when_it_asks_anew() {
+    let control = Control::start().await;
+    control.create_trunk("a", 8060).await;
+    let (first, second) = (control.enroll("one").await, control.enroll("two").await);
+    let mut watch = watch_bindings(&control, &first, 0).await;
+    let (set, _) = next(&mut watch).await;
+    let (mut one, mut two) = (
+        Spool::open(&control, &first).await,
+        Spool::open(&control, &second).await,
+    );
+    one.report("b1", vec![report(1, registered("own", 1_000, &["sip:a@192.0.2.7"]))])
+        .await;
+    two.report("b2", vec![report(1, registered("other", 1_000, &["sip:b@192.0.2.8"]))])
+        .await;
+    let (_, changes) = next(&mut watch).await;
+    let users: Vec<_> = changes.iter().map(|change| change.user.as_str()).collect();
+    assert_eq!(users, ["other"]);
+    let mut again = watch_bindings(&control, &first, set.revision).await;
+    let (_, changes) = next(&mut again).await;
+    let users: BTreeSet<_> = changes.iter().map(|change| change.user.as_str()).collect();
+    assert_eq!(users, BTreeSet::from(["own", "other"]));
+}
+
+#[tokio::test]
+async fn what_was_reported_and_not_read_yet_survives_the_death_of_the_control_plane() {
+    let control = Control::start().await;
+    control.create_trunk("a", 8060).await;
+    let worker = control.enroll("edge").await;
+    let mut spool = Spool::open(&control, &worker).await;
+    let batch = vec![
+        report(1, call(CALL, CallState::Trying)),
+        report(2, call(CALL, CallState::Ended)),
+        report(3, call(OTHER_CALL, CallState::Ringing)),
+        report(4, registered("alice", 2_000, &["sip:a@192.0.2.7", "sip:a@192.0.2.8"])),
+        report(5, registered("alice", 1_000, &[])),
+    ];
+    assert_eq!(spool.report("b1", batch).await, 5);
+    // Nobody read anything: all of it is in the log only.
+    let control = control.crash().await;
+    let found = listed(&control).await;
+    let states: BTreeSet<_> = found.iter().map(|found| (found.name.as_str(), found.state())).collect();
+    assert_eq!(
+        states,
+        BTreeSet::from([(CALL, CallState::Ended), (OTHER_CALL, CallState::Ringing)])
+    );
+    let name = "trunks/a/registrations/alice".to_owned();
+    let mut api = registrations(&control).await;
+    let found = api.get_registration(GetRegistrationRequest { name }).await.unwrap();
+    assert_eq!(found.into_inner().registration.unwrap().bindings.len(), 2);
+    // And its numbers are known.
+    let mut spool = Spool::open(&control, &worker).await;
+    assert_eq!(
+        spool.report("b1", vec![report(5, call(CALL, CallState::Trying))]).await,
+        5
+    );
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod binding;
 mod call;
 mod check;
 mod credential;
+mod encode;
 mod line;
 mod mask;
 mod resource;
@@ -19,6 +20,7 @@ pub use binding::{aor_bindings, aor_bindings_to_wire, binding_from_wire, binding
 pub use call::{call, call_to_wire};
 pub use check::{Checks, Violation, ViolationKind, Violations, reason};
 pub use credential::{credential, credential_to_wire, digest_user, digest_user_to_wire, effective_credential};
+pub use encode::{encode_aor_bindings, encode_call};
 pub use line::{effective_line, line, line_configuration, line_configuration_to_wire, line_to_wire};
 pub use mask::{apply_mask_credential, apply_mask_line, apply_mask_route, apply_mask_settings, apply_mask_trunk};
 pub use resource::{

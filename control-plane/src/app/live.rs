@@ -1,12 +1,10 @@
 //! What the API asks of the running workers, answered by the parts that know.
 
-use tracing::error;
 use trunkline_proto::v1;
 
 use crate::{
     grpc::{CallFeed, CommandError, Live, LiveWorker},
-    ingest::{Bindings, LiveCalls},
-    store::Store,
+    store::{Store, StoreError},
     stream::{self, Fleet, WorkerState},
 };
 
@@ -15,8 +13,6 @@ use crate::{
 pub(super) struct LiveState {
     pub(super) store: Store,
     pub(super) fleet: Fleet,
-    pub(super) calls: LiveCalls,
-    pub(super) bindings: Bindings,
 }
 
 #[tonic::async_trait]
@@ -53,19 +49,9 @@ impl Live for LiveState {
         })
     }
 
-    async fn watch_calls(&self) -> CallFeed {
-        let (active, changes) = self.calls.watch();
-        CallFeed { active, changes }
-    }
-
-    async fn bindings_changed(&self) {
-        if let Err(error) = self.bindings.refresh(&self.store).await {
-            // Upkeep looks again within half a minute.
-            error!(
-                error = &error as &dyn std::error::Error,
-                "publish the revision of registrations"
-            );
-        }
+    async fn watch_calls(&self) -> Result<CallFeed, StoreError> {
+        let (active, changes) = self.store.watch_calls().await?;
+        Ok(CallFeed { active, changes })
     }
 
     fn worker_deleted(&self, id: &str) {

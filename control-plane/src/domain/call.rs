@@ -19,7 +19,7 @@ use crate::{
 /// [`Error::Invalid`] for a malformed name; [`Error::NotFound`].
 pub async fn get(store: &Store, name: &str) -> Result<v1::Call, Error> {
     let id = id(name)?;
-    let mut view = store.read().await?;
+    let mut view = store.read_settled().await?;
     call::find(view.conn(), &id.name())
         .await?
         .ok_or_else(|| Error::not_found(name))
@@ -49,7 +49,7 @@ pub async fn list(store: &Store, request: &v1::ListCallsRequest) -> Result<v1::L
         findings.fields(),
     );
     findings.settle(Some(()))?;
-    let mut view = store.read().await?;
+    let mut view = store.read_settled().await?;
     let after: Option<CallPosition> = page
         .after
         .split_once('/')

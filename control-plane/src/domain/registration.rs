@@ -18,7 +18,7 @@ const SEPARATOR: char = '\n';
 /// [`Error::Invalid`] for a malformed name; [`Error::NotFound`] without a live binding.
 pub async fn get(store: &Store, name: &str) -> Result<v1::Registration, Error> {
     let parsed = parse(name)?;
-    let mut view = store.read().await?;
+    let mut view = store.read_settled().await?;
     registration::find(view.conn(), &parsed.trunk.name(), &parsed.user, now_ms())
         .await?
         .ok_or_else(|| Error::not_found(name))
@@ -46,7 +46,7 @@ pub async fn list(
         findings.fields(),
     );
     findings.settle(Some(()))?;
-    let mut view = store.read().await?;
+    let mut view = store.read_settled().await?;
     if !all && trunk::find(view.conn(), parent).await?.is_none() {
         return Err(Error::not_found(parent));
     }
@@ -69,12 +69,14 @@ pub async fn list(
 /// [`Error::Invalid`] for a malformed name; [`Error::NotFound`] without a binding.
 pub async fn unregister(store: &Store, caller: &Caller, name: &str) -> Result<v1::UnregisterResponse, Error> {
     let parsed = parse(name)?;
+    let held = store.hold_settled().await?;
     let mut tx = store.write().await?;
     if !registration::clear(&mut tx, &parsed.trunk.name(), &parsed.user).await? {
         return Err(Error::not_found(name));
     }
     tx.audit(AuditRecord::ok(caller, "Unregister", name, vec!["bindings".to_owned()]));
     tx.commit().await?;
+    held.registrations_changed();
     Ok(v1::UnregisterResponse {})
 }
 

@@ -227,6 +227,8 @@ pub async fn delete(
     findings.request_id(&request.request_id);
     findings.trunk_name("name", &request.name);
     findings.settle(Some(()))?;
+    // The registrations that go with it are those reported until now.
+    let held = store.hold_settled().await?;
     let begun = Mutation::begin(
         store,
         caller,
@@ -265,7 +267,9 @@ pub async fn delete(
     }
     registration::clear_trunk(tx, name).await?;
     trunk::delete(tx, name).await?;
-    mutation.finish(name, Vec::new(), v1::DeleteTrunkResponse {}).await
+    let deleted = mutation.finish(name, Vec::new(), v1::DeleteTrunkResponse {}).await?;
+    held.registrations_changed();
+    Ok(deleted)
 }
 
 /// Takes the captures of every trunk off: PCI DSS allows none (row 50). Answers the names of the trunks it changed.

@@ -60,7 +60,8 @@ impl CallService for State {
     async fn watch_calls(&self, request: Request<v1::WatchCallsRequest>) -> Result<Response<Watch>, Status> {
         let trunk = request.into_inner().trunk;
         domain::call::check_trunk_filter(&trunk).map_err(status)?;
-        Ok(Response::new(Watch::new(self.live.watch_calls().await, trunk)))
+        let feed = self.live.watch_calls().await.map_err(|error| status(error.into()))?;
+        Ok(Response::new(Watch::new(feed, trunk)))
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use trunkline_proto::v1;
 
+use crate::store::StoreError;
+
 /// The workers that are connected, and the calls as they go.
 #[tonic::async_trait]
 pub trait Live: Send + Sync + 'static {
@@ -21,10 +23,10 @@ pub trait Live: Send + Sync + 'static {
     async fn hang_up(&self, worker: &str, call: &str) -> Result<(), CommandError>;
 
     /// The active calls now, and every change from here on, without a gap between the two.
-    async fn watch_calls(&self) -> CallFeed;
-
-    /// Registrations changed in the store: whoever follows them has to look again.
-    async fn bindings_changed(&self);
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn watch_calls(&self) -> Result<CallFeed, StoreError>;
 
     /// A worker was deleted: its stream has to end.
     fn worker_deleted(&self, id: &str);

@@ -39,7 +39,6 @@ impl RegistrationService for State {
         let answer = domain::registration::unregister(&self.store, &caller, name)
             .await
             .map_err(status)?;
-        self.live.bindings_changed().await;
         Ok(Response::new(answer))
     }
 }

@@ -8,10 +8,7 @@ mod rules;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::broadcast;
@@ -31,7 +28,7 @@ use trunkline_proto::v1::{
 use super::{CallFeed, CommandError, Live, LiveWorker, State, routes};
 use crate::{
     identity::{Caller, Role},
-    store::{KeyFile, Store},
+    store::{KeyFile, Store, StoreError},
 };
 
 type Channel = InterceptedService<Routes, As>;
@@ -55,7 +52,6 @@ struct ScriptedLive {
     hung_up: Mutex<Vec<(String, String)>>,
     active: Mutex<Vec<Arc<v1::Call>>>,
     changes: broadcast::Sender<Arc<v1::Call>>,
-    binding_notices: AtomicUsize,
     deleted: Mutex<Vec<String>>,
 }
 
@@ -78,15 +74,11 @@ impl Live for ScriptedLive {
         self.hang_up.lock().unwrap().clone()
     }
 
-    async fn watch_calls(&self) -> CallFeed {
-        CallFeed {
+    async fn watch_calls(&self) -> Result<CallFeed, StoreError> {
+        Ok(CallFeed {
             active: self.active.lock().unwrap().clone(),
             changes: self.changes.subscribe(),
-        }
-    }
-
-    async fn bindings_changed(&self) {
-        self.binding_notices.fetch_add(1, Ordering::SeqCst);
+        })
     }
 
     fn worker_deleted(&self, id: &str) {
@@ -114,7 +106,6 @@ impl Api {
             hung_up: Mutex::default(),
             active: Mutex::default(),
             changes: broadcast::Sender::new(4),
-            binding_notices: AtomicUsize::new(0),
             deleted: Mutex::default(),
         });
         let state = State {

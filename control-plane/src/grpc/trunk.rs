@@ -63,7 +63,6 @@ impl TrunkService for State {
         let answer = domain::trunk::delete(&self.store, &caller, request.into_inner())
             .await
             .map_err(status)?;
-        self.live.bindings_changed().await;
         Ok(Response::new(answer))
     }
 

@@ -1,11 +1,14 @@
 //! `BindingService`: registrations of all workers, for each worker.
 //!
-//! Changes are read from the store by revision, address of record by address of record as it stands then: a watcher
-//! that is slow gets fewer, newer changes, and nothing is queued for it.
+//! A watcher first reads the store by revision, address of record by address of record as it stands then. From there on
+//! it is told what other workers report as it comes in, under the revision it has; when the store's table has caught up it
+//! is told the revision. One that is too slow for the news reads the store again: it gets fewer, newer changes, and
+//! little is queued for it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use prost::Message as _;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
@@ -16,7 +19,7 @@ use trunkline_proto::dataplane::v1::{
 
 use crate::{
     identity::authenticate_worker,
-    store::{Store, StoreError, registration},
+    store::{BindingNews, Store, StoreError, registration},
 };
 
 /// Addresses of record in one message: some 100 KiB.
@@ -26,59 +29,18 @@ const QUEUE: usize = 4;
 /// A watcher that does not read for this long is let go.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Revision of the registrations; clones share it.
-#[derive(Debug, Clone)]
-pub struct Bindings {
-    revision: Arc<watch::Sender<i64>>,
-}
-
-impl Bindings {
-    /// At the revision of the store.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn open(store: &Store) -> Result<Self, StoreError> {
-        let mut view = store.read().await?;
-        let (revision, _) = registration::revision(view.conn()).await?;
-        Ok(Self {
-            revision: Arc::new(watch::Sender::new(revision)),
-        })
-    }
-
-    /// Looks at the store again, after a commit that may have changed registrations.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn refresh(&self, store: &Store) -> Result<(), StoreError> {
-        let mut view = store.read().await?;
-        let (revision, _) = registration::revision(view.conn()).await?;
-        self.revision.send_if_modified(|published| {
-            let newer = revision > *published;
-            *published = revision.max(*published);
-            newer
-        });
-        Ok(())
-    }
-}
-
 /// Serves the watchers.
 #[derive(Debug, Clone)]
 pub struct BindingStreams {
     store: Store,
-    bindings: Bindings,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl BindingStreams {
-    /// Watches `bindings` until `stop` is cancelled; `tasks` tracks the watchers.
-    pub fn new(store: Store, bindings: Bindings, stop: CancellationToken, tasks: TaskTracker) -> Self {
-        Self {
-            store,
-            bindings,
-            stop,
-            tasks,
-        }
+    /// Watches the store until `stop` is cancelled; `tasks` tracks the watchers.
+    pub fn new(store: Store, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        Self { store, stop, tasks }
     }
 
     async fn serve(self, worker: String, revision: i64, outgoing: Outgoing) {
@@ -86,7 +48,7 @@ impl BindingStreams {
             biased;
             () = self.stop.cancelled() => Status::unavailable("the control plane is going down"),
             () = outgoing.closed() => return,
-            result = self.follow(revision, &outgoing) => match result {
+            result = self.follow(&worker, revision, &outgoing) => match result {
                 Ok(Gone) => Status::resource_exhausted("the watcher does not read"),
                 Err(error) => {
                     error!(worker, error = &error as &dyn std::error::Error, "read registrations for a worker");
@@ -99,26 +61,49 @@ impl BindingStreams {
         drop(outgoing.try_send(Err(status)));
     }
 
-    async fn follow(&self, revision: i64, outgoing: &Outgoing) -> Result<Gone, StoreError> {
-        let mut news = self.bindings.revision.subscribe();
+    async fn follow(&self, worker: &str, revision: i64, outgoing: &Outgoing) -> Result<Gone, StoreError> {
         let mut watcher = Watcher { revision, full: false };
+        let mut news = self.store.binding_news();
+        let mut is_behind = true;
         loop {
-            news.borrow_and_update();
-            loop {
-                let page = watcher.next(&self.store).await?;
-                let Some((message, more)) = page else { break };
-                if outgoing.send_timeout(Ok(message), SEND_TIMEOUT).await.is_err() {
-                    return Ok(Gone);
-                }
-                if !more {
-                    break;
+            while std::mem::take(&mut is_behind) {
+                // What is told from here on is newer than what is read below.
+                news = self.store.binding_news();
+                self.store.settle().await?;
+                while let Some((message, more)) = watcher.next(&self.store).await? {
+                    if send(outgoing, message).await.is_err() {
+                        return Ok(Gone);
+                    }
+                    if !more {
+                        break;
+                    }
                 }
             }
-            if news.changed().await.is_err() {
+            let message = match news.recv().await {
+                // It has them already.
+                Ok(BindingNews::Reported(reporter, _)) if *reporter == *worker => continue,
+                Ok(BindingNews::Reported(_, changes)) => watcher.tell(changes.to_vec()),
+                Ok(BindingNews::Settled(revision)) if revision > watcher.revision => {
+                    watcher.revision = revision;
+                    watcher.tell(Vec::new())
+                }
+                Ok(BindingNews::Settled(_)) => continue,
+                Ok(BindingNews::Changed) | Err(RecvError::Lagged(_)) => {
+                    is_behind = true;
+                    continue;
+                }
+                Err(RecvError::Closed) => return Ok(Gone),
+            };
+            if send(outgoing, message).await.is_err() {
                 return Ok(Gone);
             }
         }
     }
+}
+
+async fn send(outgoing: &Outgoing, message: WatchBindingsResponse) -> Result<(), Gone> {
+    let sent = outgoing.send_timeout(Ok(message), SEND_TIMEOUT).await;
+    sent.map_err(|_| Gone)
 }
 
 type Outgoing = mpsc::Sender<Result<WatchBindingsResponse, Status>>;
@@ -135,6 +120,16 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// Changes (encoded) at the revision the watcher has.
+    fn tell(&self, changes: Vec<prost::bytes::Bytes>) -> WatchBindingsResponse {
+        WatchBindingsResponse {
+            revision: self.revision,
+            changes,
+            reset: false,
+            complete: false,
+        }
+    }
+
     /// The next message, and whether more is there to be read; `None` when the watcher has everything.
     async fn next(&mut self, store: &Store) -> Result<Option<(WatchBindingsResponse, bool)>, StoreError> {
         let mut view = store.read().await?;
@@ -161,6 +156,7 @@ impl Watcher {
             .map(|(_, bindings)| bindings)
             // A full set says what is there; what is not in it is gone.
             .filter(|bindings| !self.full || !bindings.bindings.is_empty())
+            .map(|bindings| bindings.encode_to_vec().into())
             .collect();
         let complete = self.full && !more;
         self.full &= more;

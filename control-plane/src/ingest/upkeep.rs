@@ -10,7 +10,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::Bindings;
 use crate::{
     identity::{Authority, BootstrapError, ServerCertificate, ServerTlsError, ensure_join_token_file},
     store::{Store, StoreError, call, now_ms, registration, report, settings},
@@ -40,8 +39,6 @@ pub struct Upkeep {
     pub store: Store,
     /// The workers.
     pub fleet: Fleet,
-    /// Registrations.
-    pub bindings: Bindings,
     /// Issues certificates.
     pub authority: Arc<Authority>,
     /// The listeners' certificate.
@@ -70,13 +67,10 @@ impl Upkeep {
         let mut turns = interval(PERSIST);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn = 0_u32;
-        let mut revisions = self.store.subscribe();
         loop {
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                // Deleting a trunk removes its registrations.
-                Ok(()) = revisions.changed() => self.bindings.refresh(&self.store).await.map_err(UpkeepError::from),
                 () = self.fleet.unsaved() => self.fleet.persist(&self.store).await.map_err(UpkeepError::from),
                 _ = turns.tick() => {
                     turn = turn.wrapping_add(1);
@@ -91,6 +85,7 @@ impl Upkeep {
 
     async fn turn(&self, purge: bool) -> Result<(), UpkeepError> {
         self.fleet.persist(&self.store).await?;
+        self.store.settle_if_due().await?;
         if !purge {
             return Ok(());
         }
@@ -100,13 +95,12 @@ impl Upkeep {
         if let Some(path) = &self.join_token_file {
             ensure_join_token_file(&self.store, path).await?;
         }
-        self.bindings.refresh(&self.store).await?;
         self.purge().await?;
         let mut view = self.store.read().await?;
         self.fleet
             .metrics()
             .registrations
-            .set(registration::count(view.conn()).await?);
+            .set(registration::registered(view.conn()).await?);
         Ok(())
     }
 

@@ -1,10 +1,13 @@
 //! Call records, active and ended.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use trunkline_proto::v1;
+use uuid::Uuid;
 
-use super::{StoreError, WriteTx};
+use super::{ROWS, StoreError, WriteTx};
 
 /// Conditions on calls; all that are set must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,18 +78,94 @@ pub async fn active(conn: &mut SqliteConnection) -> Result<Vec<v1::Call>, StoreE
     rows.into_iter().map(|(id, message)| decode(id, &message)).collect()
 }
 
-/// Stores a call as its worker reports it. False when nothing changed: a call that ended does not come back.
+/// Conversation ids of the active calls.
+///
+/// # Errors
+/// As [`find`].
+pub async fn active_ids(conn: &mut SqliteConnection) -> Result<Vec<u128>, StoreError> {
+    let ids: Vec<String> = sqlx::query_scalar("SELECT id FROM calls WHERE active = 1")
+        .fetch_all(conn)
+        .await?;
+    Ok(ids
+        .iter()
+        .filter_map(|id| Uuid::try_parse(id).ok())
+        .map(|id| id.as_u128())
+        .collect())
+}
+
+/// A call as it is stored.
+#[derive(Debug)]
+pub struct CallRow {
+    call: v1::Call,
+    boot_id: Arc<str>,
+    lost: bool,
+}
+
+impl CallRow {
+    /// A call as the worker process `boot_id` reports it.
+    pub fn new(call: v1::Call, boot_id: &Arc<str>) -> Self {
+        Self {
+            call,
+            boot_id: Arc::clone(boot_id),
+            lost: false,
+        }
+    }
+
+    /// When it began, in milliseconds since 1970; 0 when it does not say.
+    pub fn start_ms(&self) -> i64 {
+        self.call.start_time.map_or(0, milliseconds)
+    }
+}
+
+/// Stores calls as their workers report them: a call that ended does not come back, unless it ended as lost and its worker
+/// knows better. No call may be among them twice. Answers how many changed.
 ///
 /// # Errors
 /// When the store cannot be written; the same holds for every writing function here.
-pub async fn upsert(tx: &mut WriteTx, boot_id: &str, call: &v1::Call) -> Result<bool, StoreError> {
-    put(tx, boot_id, call, false).await
+pub async fn upsert_many(tx: &mut WriteTx, rows: &[CallRow]) -> Result<u64, StoreError> {
+    let now_ms = tx.now_ms();
+    let mut changed = 0;
+    for part in rows.chunks(ROWS) {
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO calls (id, worker, boot_id, active, lost, inbound_trunk, outbound_trunk, call_id, start_time,
+               end_time, message) ",
+        );
+        sql.push_values(part, |mut values, CallRow { call, boot_id, lost }| {
+            let active = call.state() != v1::CallState::Ended;
+            let stored = v1::Call {
+                name: String::new(),
+                ..call.clone()
+            };
+            values
+                .push_bind(id(&call.name))
+                .push_bind(id(&call.worker))
+                .push_bind(&**boot_id)
+                .push_bind(active)
+                .push_bind(*lost)
+                .push_bind(&call.inbound_trunk)
+                .push_bind(&call.outbound_trunk)
+                .push_bind(&call.call_id)
+                .push_bind(call.start_time.map_or(now_ms, milliseconds))
+                .push_bind((!active).then(|| call.end_time.map_or(now_ms, milliseconds)))
+                .push_bind(stored.encode_to_vec());
+        });
+        sql.push(
+            " ON CONFLICT (id) DO UPDATE SET worker = excluded.worker, boot_id = excluded.boot_id,
+               active = excluded.active, lost = excluded.lost, inbound_trunk = excluded.inbound_trunk,
+               outbound_trunk = excluded.outbound_trunk, call_id = excluded.call_id, end_time = excluded.end_time,
+               message = excluded.message
+             WHERE calls.active = 1 OR (calls.lost = 1 AND excluded.active = 0)",
+        );
+        let written = sql.build().persistent(part.len() == ROWS).execute(tx.conn()).await?;
+        changed += written.rows_affected();
+    }
+    Ok(changed)
 }
 
 /// Ends the active calls of a worker's earlier processes with reason `worker_lost`; answers them as they stand now.
 ///
 /// # Errors
-/// As [`upsert`].
+/// As [`upsert_many`].
 pub async fn end_lost(tx: &mut WriteTx, worker: &str, boot_id: &str) -> Result<Vec<v1::Call>, StoreError> {
     let end_time = super::timestamp(tx.now_ms());
     let rows: Vec<(String, String, Vec<u8>)> =
@@ -104,16 +183,20 @@ pub async fn end_lost(tx: &mut WriteTx, worker: &str, boot_id: &str) -> Result<V
             reason: "worker_lost".to_owned(),
             ..v1::CallEnd::default()
         });
-        put(tx, &boot_id, &call, true).await?;
-        lost.push(call);
+        lost.push(CallRow {
+            call,
+            boot_id: boot_id.into(),
+            lost: true,
+        });
     }
-    Ok(lost)
+    upsert_many(tx, &lost).await?;
+    Ok(lost.into_iter().map(|row| row.call).collect())
 }
 
 /// Removes up to `limit` calls that ended before `before_ms`; answers how many.
 ///
 /// # Errors
-/// As [`upsert`].
+/// As [`upsert_many`].
 pub async fn purge(tx: &mut WriteTx, before_ms: i64, limit: u32) -> Result<u64, StoreError> {
     let purged = sqlx::query(
         "DELETE FROM calls WHERE id IN
@@ -124,39 +207,6 @@ pub async fn purge(tx: &mut WriteTx, before_ms: i64, limit: u32) -> Result<u64, 
     .execute(tx.conn())
     .await?;
     Ok(purged.rows_affected())
-}
-
-async fn put(tx: &mut WriteTx, boot_id: &str, call: &v1::Call, lost: bool) -> Result<bool, StoreError> {
-    let active = call.state() != v1::CallState::Ended;
-    let now_ms = tx.now_ms();
-    let end_time = (!active).then(|| call.end_time.map_or(now_ms, milliseconds));
-    let stored = v1::Call {
-        name: String::new(),
-        ..call.clone()
-    };
-    let written = sqlx::query(
-        "INSERT INTO calls (id, worker, boot_id, active, lost, inbound_trunk, outbound_trunk, call_id, start_time,
-           end_time, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-         ON CONFLICT (id) DO UPDATE SET worker = excluded.worker, boot_id = excluded.boot_id,
-           active = excluded.active, lost = excluded.lost, inbound_trunk = excluded.inbound_trunk,
-           outbound_trunk = excluded.outbound_trunk, call_id = excluded.call_id, end_time = excluded.end_time,
-           message = excluded.message
-         WHERE calls.active = 1 OR (calls.lost = 1 AND excluded.active = 0)",
-    )
-    .bind(id(&call.name))
-    .bind(id(&call.worker))
-    .bind(boot_id)
-    .bind(active)
-    .bind(lost)
-    .bind(&call.inbound_trunk)
-    .bind(&call.outbound_trunk)
-    .bind(&call.call_id)
-    .bind(call.start_time.map_or(now_ms, milliseconds))
-    .bind(end_time)
-    .bind(stored.encode_to_vec())
-    .execute(tx.conn())
-    .await?;
-    Ok(written.rows_affected() == 1)
 }
 
 fn select(
@@ -253,6 +303,11 @@ mod tests {
             end_time: end.map(time),
             ..v1::Call::default()
         }
+    }
+
+    async fn upsert(tx: &mut WriteTx, boot_id: &str, call: &v1::Call) -> Result<bool, StoreError> {
+        let row = CallRow::new(call.clone(), &boot_id.into());
+        Ok(upsert_many(tx, &[row]).await? == 1)
     }
 
     async fn store_calls(store: &Store, calls: &[v1::Call]) {

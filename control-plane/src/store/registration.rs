@@ -1,11 +1,11 @@
 //! Registrations: the bindings of each address of record, under a revision of their own.
 
 use prost::Message as _;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use trunkline_proto::{dataplane::v1 as dataplane, v1};
 use trunkline_shared::name;
 
-use super::{StoreError, WriteTx};
+use super::{ROWS, StoreError, WriteTx};
 
 /// The registration of a user (unescaped) of `trunks/{trunk}`; `None` without a live binding.
 ///
@@ -105,7 +105,7 @@ pub async fn changes_since(
 ///
 /// # Errors
 /// As [`find`].
-pub async fn count(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
+pub async fn registered(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
     Ok(
         sqlx::query_scalar("SELECT COUNT(*) FROM registrations WHERE bindings > 0")
             .fetch_one(conn)
@@ -113,29 +113,49 @@ pub async fn count(conn: &mut SqliteConnection) -> Result<i64, StoreError> {
     )
 }
 
-/// Stores the bindings of an address of record. False when what is stored is later: the later change wins, and of two
-/// in the same millisecond the one that arrives last.
+/// Stores the bindings of addresses of record, each under a revision of its own. What is stored and later stays: the later
+/// change wins, and of two in the same millisecond the one that arrives last. No address of record may be among them
+/// twice. Answers how many changed.
 ///
 /// # Errors
 /// When the store cannot be written; the same holds for every writing function here.
-pub async fn upsert(tx: &mut WriteTx, bindings: &dataplane::AorBindings) -> Result<bool, StoreError> {
-    let stored: Option<i64> =
-        sqlx::query_scalar("SELECT change_time FROM registrations WHERE trunk = ?1 AND user = ?2")
-            .bind(&bindings.trunk)
-            .bind(&bindings.user)
-            .fetch_optional(tx.conn())
-            .await?;
-    if stored.is_some_and(|stored| stored > bindings.change_time_ms) {
-        return Ok(false);
+pub async fn upsert_many(tx: &mut WriteTx, all: &[dataplane::AorBindings]) -> Result<u64, StoreError> {
+    let mut changed = 0;
+    for part in all.chunks(ROWS) {
+        let last: i64 =
+            sqlx::query_scalar("UPDATE binding_revision SET value = value + ?1 WHERE id = 1 RETURNING value")
+                .bind(count(part.len()))
+                .fetch_one(tx.conn())
+                .await?;
+        let first = last - count(part.len()) + 1;
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO registrations (trunk, user, message, bindings, change_time, next_expire, revision) ",
+        );
+        sql.push_values(part.iter().zip(first..), |mut values, (bindings, revision)| {
+            values
+                .push_bind(&bindings.trunk)
+                .push_bind(&bindings.user)
+                .push_bind(bindings.encode_to_vec())
+                .push_bind(count(bindings.bindings.len()))
+                .push_bind(bindings.change_time_ms)
+                .push_bind(next_expire(bindings))
+                .push_bind(revision);
+        });
+        sql.push(
+            " ON CONFLICT (trunk, user) DO UPDATE SET message = excluded.message, bindings = excluded.bindings,
+               change_time = excluded.change_time, next_expire = excluded.next_expire, revision = excluded.revision
+             WHERE excluded.change_time >= registrations.change_time",
+        );
+        let written = sql.build().persistent(part.len() == ROWS).execute(tx.conn()).await?;
+        changed += written.rows_affected();
     }
-    put(tx, bindings).await?;
-    Ok(true)
+    Ok(changed)
 }
 
 /// Removes all bindings of a user (unescaped) of `trunks/{trunk}`; false when there were none.
 ///
 /// # Errors
-/// As [`upsert`].
+/// As [`upsert_many`].
 pub async fn clear(tx: &mut WriteTx, trunk: &str, user: &str) -> Result<bool, StoreError> {
     let row: Option<(Vec<u8>,)> =
         sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND user = ?2 AND bindings > 0")
@@ -151,7 +171,7 @@ pub async fn clear(tx: &mut WriteTx, trunk: &str, user: &str) -> Result<bool, St
 /// Removes all bindings of every user of `trunks/{trunk}`; answers how many users had some.
 ///
 /// # Errors
-/// As [`upsert`].
+/// As [`upsert_many`].
 pub async fn clear_trunk(tx: &mut WriteTx, trunk: &str) -> Result<usize, StoreError> {
     let rows: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT message FROM registrations WHERE trunk = ?1 AND bindings > 0")
         .bind(trunk)
@@ -167,7 +187,7 @@ pub async fn clear_trunk(tx: &mut WriteTx, trunk: &str) -> Result<usize, StoreEr
 /// Drops bindings that ended from up to `limit` rows. Workers drop them by their own clock: no change is published.
 ///
 /// # Errors
-/// As [`upsert`].
+/// As [`upsert_many`].
 pub async fn purge_expired(tx: &mut WriteTx, limit: u32) -> Result<u64, StoreError> {
     let now_ms = tx.now_ms();
     let rows: Vec<(Vec<u8>,)> = sqlx::query_as(
@@ -187,7 +207,7 @@ pub async fn purge_expired(tx: &mut WriteTx, limit: u32) -> Result<u64, StoreErr
         .bind(&bindings.trunk)
         .bind(&bindings.user)
         .bind(bindings.encode_to_vec())
-        .bind(count_of(&bindings))
+        .bind(count(bindings.bindings.len()))
         .bind(next_expire(&bindings))
         .execute(tx.conn())
         .await?;
@@ -199,7 +219,7 @@ pub async fn purge_expired(tx: &mut WriteTx, limit: u32) -> Result<u64, StoreErr
 /// then gets the full set.
 ///
 /// # Errors
-/// As [`upsert`].
+/// As [`upsert_many`].
 pub async fn purge_gone(tx: &mut WriteTx, before_ms: i64, limit: u32) -> Result<u64, StoreError> {
     let purged: Vec<i64> = sqlx::query_scalar(
         "DELETE FROM registrations WHERE (trunk, user) IN
@@ -223,30 +243,7 @@ async fn clear_bindings(tx: &mut WriteTx, mut bindings: dataplane::AorBindings) 
     bindings.bindings.clear();
     // Later than what is stored even when the worker's clock is ahead of ours.
     bindings.change_time_ms = tx.now_ms().max(bindings.change_time_ms.saturating_add(1));
-    put(tx, &bindings).await
-}
-
-async fn put(tx: &mut WriteTx, bindings: &dataplane::AorBindings) -> Result<(), StoreError> {
-    let revision: i64 =
-        sqlx::query_scalar("UPDATE binding_revision SET value = value + 1 WHERE id = 1 RETURNING value")
-            .fetch_one(tx.conn())
-            .await?;
-    sqlx::query(
-        "INSERT INTO registrations (trunk, user, message, bindings, change_time, next_expire, revision)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (trunk, user) DO UPDATE SET message = excluded.message, bindings = excluded.bindings,
-           change_time = excluded.change_time, next_expire = excluded.next_expire, revision = excluded.revision",
-    )
-    .bind(&bindings.trunk)
-    .bind(&bindings.user)
-    .bind(bindings.encode_to_vec())
-    .bind(count_of(bindings))
-    .bind(bindings.change_time_ms)
-    .bind(next_expire(bindings))
-    .bind(revision)
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    upsert_many(tx, &[bindings]).await.map(drop)
 }
 
 fn decode(message: &[u8]) -> Result<dataplane::AorBindings, StoreError> {
@@ -282,8 +279,8 @@ fn registration(mut bindings: dataplane::AorBindings) -> v1::Registration {
     }
 }
 
-fn count_of(bindings: &dataplane::AorBindings) -> i64 {
-    i64::try_from(bindings.bindings.len()).unwrap_or(i64::MAX)
+fn count(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
 fn next_expire(bindings: &dataplane::AorBindings) -> Option<i64> {
@@ -324,6 +321,10 @@ mod tests {
                 .collect(),
             change_time_ms,
         }
+    }
+
+    async fn upsert(tx: &mut WriteTx, bindings: &dataplane::AorBindings) -> Result<bool, StoreError> {
+        Ok(upsert_many(tx, std::slice::from_ref(bindings)).await? == 1)
     }
 
     async fn users(store: &Store, now_ms: i64) -> Vec<String> {

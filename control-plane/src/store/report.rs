@@ -1,9 +1,52 @@
 //! How far each worker's reports are stored, and failures worth keeping.
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqlitePool};
 use trunkline_proto::dataplane::v1 as dataplane;
 
 use super::{StoreError, WriteTx};
+
+/// Rows of the log read at a time: some 100 KB each at most times.
+const LOG_PAGE: i64 = 64;
+
+/// Adds a batch of reports (an encoded `StreamReportsRequest`) of a worker to the log, in a transaction of its own.
+///
+/// # Errors
+/// When the store cannot be written, or there is a row with this number.
+pub async fn log(writer: &SqlitePool, id: i64, worker: &str, message: &[u8]) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO report_log (id, worker, message) VALUES (?1, ?2, ?3)")
+        .bind(id)
+        .bind(worker)
+        .bind(message)
+        .execute(writer)
+        .await?;
+    Ok(())
+}
+
+/// Some rows of the log after row `after`, in order: number, worker and batch. None: there are no more.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn logged_after(conn: &mut SqliteConnection, after: i64) -> Result<Vec<(i64, String, Vec<u8>)>, StoreError> {
+    Ok(
+        sqlx::query_as("SELECT id, worker, message FROM report_log WHERE id > ?1 ORDER BY id LIMIT ?2")
+            .bind(after)
+            .bind(LOG_PAGE)
+            .fetch_all(conn)
+            .await?,
+    )
+}
+
+/// Removes the log up to a row.
+///
+/// # Errors
+/// As [`set_cursor`].
+pub async fn forget_log(tx: &mut WriteTx, until: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM report_log WHERE id <= ?1")
+        .bind(until)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
 
 /// Last sequence number stored of a worker's spool; 0 for a new one.
 ///

@@ -58,6 +58,23 @@ impl Control {
         Self { directory, app, limits }
     }
 
+    /// Another control plane on what is on disk now, as if this one had been killed.
+    pub async fn crash(self) -> Self {
+        let Self { directory, app, limits } = self;
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        within(app.stop(std::future::ready(()))).await;
+        let app = App::start(&options(copy.path(), limits)).await.unwrap();
+        Self {
+            directory: copy,
+            app,
+            limits,
+        }
+    }
+
     pub fn ca(&self) -> Certificate {
         Certificate::from_pem(std::fs::read(self.directory.path().join("ca.pem")).unwrap())
     }

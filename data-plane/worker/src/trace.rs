@@ -21,6 +21,11 @@ impl CallTraces {
         Self(tracer)
     }
 
+    /// Whether traces go anywhere.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Makes the trace of a call that is over.
     pub fn record(&self, call: &CallRecord) {
         let (Some(tracer), Some(end)) = (&self.0, call.end()) else {

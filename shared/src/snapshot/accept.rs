@@ -85,25 +85,33 @@ impl Snapshot {
             self.insert((*resource).clone());
         }
         let mut refused = Vec::new();
-        while let Some((loser, conflict)) = self.port_clash(&changed) {
+        loop {
+            let losers = self.port_clashes(&changed);
+            if losers.is_empty() {
+                return refused;
+            }
             let trunks = Arc::make_mut(&mut self.trunks);
-            match before.get(&loser) {
-                Some(held) => trunks.insert(loser.clone(), held.clone()),
-                None => trunks.remove(&loser),
-            };
-            if let Some(resource) = changed.remove(&loser) {
-                refused.push((resource.clone(), conflict));
+            for (loser, conflict) in losers {
+                match before.get(&loser) {
+                    Some(held) => trunks.insert(loser.clone(), held.clone()),
+                    None => trunks.remove(&loser),
+                };
+                if let Some(resource) = changed.remove(&loser) {
+                    refused.push((resource.clone(), conflict));
+                }
             }
         }
-        refused
     }
 
-    /// The first pair of settings that want the same port, as the trunk to put back and why.
-    fn port_clash(&self, changed: &BTreeMap<TrunkId, &Resource>) -> Option<(TrunkId, Conflict)> {
+    /// The trunks to put back because a setting wants a port that another one has, and why. One that is to be put back has
+    /// no ports any more; those it had before are looked at the next time.
+    fn port_clashes(&self, changed: &BTreeMap<TrunkId, &Resource>) -> BTreeMap<TrunkId, Conflict> {
         let mut owners: HashMap<(L4Protocol, u16), (&TrunkId, &'static str)> = HashMap::new();
+        let mut losers = BTreeMap::new();
         for (id, held) in self.trunks.iter() {
             for port in held.value.ports() {
-                let Some(&(other, other_field)) = owners.get(&(port.l4, port.port)) else {
+                let owner = owners.get(&(port.l4, port.port));
+                let Some(&(other, other_field)) = owner.filter(|(other, _)| !losers.contains_key(*other)) else {
                     owners.insert((port.l4, port.port), (id, port.field));
                     continue;
                 };
@@ -131,10 +139,14 @@ impl Snapshot {
                     other: winner.clone(),
                     other_field: winner_field,
                 };
-                return Some((loser.clone(), conflict));
+                losers.insert(loser.clone(), conflict);
+                if !other_loses {
+                    break;
+                }
+                owners.insert((port.l4, port.port), (id, port.field));
             }
         }
-        None
+        losers
     }
 
     /// What stands in the way of a resource that is no trunk.

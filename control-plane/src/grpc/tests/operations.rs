@@ -5,7 +5,7 @@ use trunkline_proto::dataplane::v1 as dataplane;
 use super::*;
 use crate::{
     identity::WorkerIdentity,
-    store::{self, now_ms},
+    store::{self, BindingNews, now_ms},
 };
 
 const CALL: &str = "0192e4a1-7d5c-7c6e-9a55-0a5fd2b6a111";
@@ -39,7 +39,8 @@ async fn call(api: &Api, id: &str, state: v1::CallState, start_s: i64) {
         ..Default::default()
     };
     let mut tx = api.store.write().await.unwrap();
-    store::call::upsert(&mut tx, "boot", &call).await.unwrap();
+    let row = store::call::CallRow::new(call, &"boot".into());
+    store::call::upsert_many(&mut tx, &[row]).await.unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -245,7 +246,7 @@ async fn registrations_are_read_and_removed() {
             bindings: vec![binding],
             change_time_ms: now_ms(),
         };
-        store::registration::upsert(&mut tx, &bindings).await.unwrap();
+        store::registration::upsert_many(&mut tx, &[bindings]).await.unwrap();
     }
     tx.commit().await.unwrap();
 
@@ -280,8 +281,9 @@ async fn registrations_are_read_and_removed() {
     let unregister = || v1::UnregisterRequest {
         name: "trunks/main/registrations/bob%20smith".into(),
     };
+    let mut news = api.store.binding_news();
     api.registrations().unregister(unregister()).await.unwrap();
-    assert_eq!(api.live.binding_notices.load(Ordering::SeqCst), 1);
+    assert!(matches!(news.try_recv(), Ok(BindingNews::Changed)));
     assert_eq!(
         refusal(api.registrations().unregister(unregister()).await).0,
         Code::NotFound

@@ -1,15 +1,17 @@
 //! Registrations of all workers, as the control plane tells them.
 //!
-//! Our own changes go up as reports and come back here like those of others, where they change nothing. The watch asks
-//! for what changed since the revision that is on disk; only when that is not known any more does it get a full set.
+//! Our own changes go up as reports; what we report while we watch does not come back. The watch asks for what changed
+//! since the revision that is on disk; only when that is not known any more does it get a full set.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use prost::Message as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use trunkline_engine::io::Report;
+use trunkline_proto::dataplane::v1 as wire;
 use trunkline_proto::dataplane::v1::binding_service_client::BindingServiceClient;
 use trunkline_proto::dataplane::v1::{WatchBindingsRequest, WatchBindingsResponse};
 use trunkline_shared::binding::{Aor, AorBindings};
@@ -117,7 +119,7 @@ impl BindingWatch {
         }
         let mut merged = Vec::new();
         for change in changes {
-            match AorBindings::try_from(change) {
+            match decode(&change) {
                 Ok(view) => {
                     if let Some(FullSet(present)) = &mut self.full {
                         present.insert(view.aor.clone());
@@ -170,6 +172,11 @@ impl BindingWatch {
         }
         forgotten
     }
+}
+
+/// Reads encoded bindings of an address of record.
+pub(super) fn decode(change: &[u8]) -> anyhow::Result<AorBindings> {
+    Ok(wire::AorBindings::decode(change)?.try_into()?)
 }
 
 #[cfg(test)]

@@ -19,16 +19,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use prost::Message as _;
 use trunkline_proto::dataplane::v1::WatchBindingsResponse;
 use trunkline_shared::binding::{Aor, AorBindings};
+use trunkline_shared::wire::encode_aor_bindings;
 
+use super::bindings::decode;
 use super::{file, record};
 use crate::env::bindings::BindingStore;
 
 const DIRECTORY: &str = "bindings";
-/// The journal is folded into the snapshot when it is longer than this and than the snapshot.
-const FOLD: u64 = 4 << 20;
+/// The journal is folded into the snapshot when it is longer than this and than the snapshot. Folding 10,000 phones takes
+/// 30 ms and a sync; at 2,000 refreshes a second it comes round every 45 s, and a start reads the journal in 0.2 s.
+const FOLD: u64 = 32 << 20;
 /// Addresses of record in one record of a snapshot: at most some 100 KiB, each may have 50 bindings.
 const PER_RECORD: usize = 20;
 
@@ -99,18 +103,53 @@ impl BindingJournal {
     pub fn append(&self, changes: &[AorBindings], revision: Option<i64>) -> io::Result<()> {
         let mut octets = Vec::new();
         for part in changes.chunks(PER_RECORD) {
-            push(&mut octets, part, 0);
+            push(&mut octets, part.iter().map(|change| encode(change).into()), None);
         }
-        if let Some(revision) = revision {
-            push(&mut octets, &[], revision);
+        if revision.is_some() {
+            push(&mut octets, std::iter::empty(), revision);
         }
+        self.write(&octets, revision)
+    }
+
+    /// Notes changes (encoded `AorBindings`) that are in the table already.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_encoded(&self, changes: &[&[u8]]) -> io::Result<()> {
+        let mut octets = Vec::with_capacity(changes.iter().map(|change| change.len() + 8).sum());
+        for part in changes.chunks(PER_RECORD) {
+            push(
+                &mut octets,
+                part.iter().map(|change| Bytes::copy_from_slice(change)),
+                None,
+            );
+        }
+        self.write(&octets, None)
+    }
+
+    /// Puts changes (encoded `AorBindings`) of a process that was killed before it noted them into the table, and notes
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn recover(&self, changes: &[&[u8]]) -> io::Result<()> {
+        for change in changes {
+            match decode(change) {
+                Ok(view) => drop(self.store.merge(&view)),
+                Err(error) => tracing::warn!(%error, "a registration of a killed process cannot be used"),
+            }
+        }
+        self.append_encoded(changes)
+    }
+
+    fn write(&self, octets: &[u8], revision: Option<i64>) -> io::Result<()> {
         let mut state = self.lock();
         if std::mem::replace(&mut state.incomplete, true) || state.journal_len > FOLD.max(state.snapshot_len) {
             self.fold_locked(&mut state)?;
         }
         let at = state.journal_len;
         // At an offset, not at the end: what an interrupted write left behind is overwritten.
-        state.journal.write_all_at(&octets, at)?;
+        state.journal.write_all_at(octets, at)?;
         state.journal_len += octets.len() as u64;
         state.revision = revision.unwrap_or(state.revision);
         state.incomplete = false;
@@ -130,9 +169,9 @@ impl BindingJournal {
     fn fold_locked(&self, state: &mut State) -> io::Result<()> {
         let mut octets = Vec::new();
         for part in self.store.views().chunks(PER_RECORD) {
-            push(&mut octets, part, 0);
+            push(&mut octets, part.iter().map(|change| encode(change).into()), None);
         }
-        push(&mut octets, &[], state.revision);
+        push(&mut octets, std::iter::empty(), Some(state.revision));
         file::replace(&self.snapshot_path, &octets)?;
         state.snapshot_len = octets.len() as u64;
         state.journal.set_len(0)?;
@@ -146,20 +185,27 @@ impl BindingJournal {
     }
 }
 
-/// Appends one record; changes too long for one are split.
-fn push(octets: &mut Vec<u8>, changes: &[AorBindings], revision: i64) {
+/// Appends one record of encoded changes, or of a revision; changes too long for one are split.
+fn push(octets: &mut Vec<u8>, changes: impl Iterator<Item = Bytes>, revision: Option<i64>) {
     let message = WatchBindingsResponse {
         // A record needs a body; the mark tells a revision from changes.
-        complete: changes.is_empty(),
-        revision,
-        changes: changes.iter().map(Into::into).collect(),
+        complete: revision.is_some(),
+        revision: revision.unwrap_or_default(),
+        changes: changes.collect(),
         reset: false,
     };
+    let changes = &message.changes;
     if record::write(octets, &message.encode_to_vec()).is_err() && changes.len() > 1 {
         let (left, right) = changes.split_at(changes.len() / 2);
-        push(octets, left, revision);
-        push(octets, right, revision);
+        push(octets, left.iter().cloned(), revision);
+        push(octets, right.iter().cloned(), revision);
     }
+}
+
+fn encode(change: &AorBindings) -> Vec<u8> {
+    let mut octets = Vec::new();
+    encode_aor_bindings(change, &mut octets);
+    octets
 }
 
 /// What the files say, folded.
@@ -180,7 +226,7 @@ impl Read {
                 self.revision = message.revision;
             }
             for change in message.changes {
-                match AorBindings::try_from(change) {
+                match decode(&change) {
                     Ok(view) => self.merge(view),
                     Err(error) => tracing::warn!(%error, "a registration on disk cannot be used"),
                 }

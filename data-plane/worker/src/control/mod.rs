@@ -8,8 +8,9 @@
 //! |---|---|---|
 //! | `identity/` | worker id, key and certificate, authorities | at enrollment and renewal |
 //! | `configuration` | last accepted configuration, secrets included | after it is in force |
-//! | `bindings/` | registrations of all workers | with every change |
-//! | `spool/` | reports not yet stored by the control plane | with every report |
+//! | `bindings/` | registrations of all workers | with every change of another worker; ours every 100 ms |
+//! | `spool/intake-*` | reports of the last moment, mapped | with every report |
+//! | `spool/` | reports not yet stored by the control plane | every 100 ms |
 
 pub mod backoff;
 pub mod bindings;
@@ -17,6 +18,7 @@ pub mod client;
 pub mod configuration;
 pub mod file;
 pub mod identity;
+pub mod intake;
 pub mod journal;
 pub mod link;
 pub mod record;

@@ -17,12 +17,25 @@ pub struct Unfit(pub usize);
 /// # Errors
 /// [`Unfit`]; `out` is as before then. An empty payload is unfit because a run of zeros must not read as records.
 pub fn write(out: &mut Vec<u8>, payload: &[u8]) -> Result<(), Unfit> {
-    if payload.is_empty() || payload.len() > MAX_PAYLOAD {
-        return Err(Unfit(payload.len()));
-    }
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&crc32c(payload).to_le_bytes());
+    let start = out.len();
+    out.resize(start + HEADER, 0);
     out.extend_from_slice(payload);
+    close(out, start)
+}
+
+/// Makes a record of the octets from `start` on: [`HEADER`] octets of room, then the payload.
+///
+/// # Errors
+/// [`Unfit`]; `out` ends at `start` then.
+pub fn close(out: &mut Vec<u8>, start: usize) -> Result<(), Unfit> {
+    let length = out.len() - start - HEADER;
+    if length == 0 || length > MAX_PAYLOAD {
+        out.truncate(start);
+        return Err(Unfit(length));
+    }
+    let crc = crc32c(&out[start + HEADER..]);
+    out[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+    out[start + 4..start + HEADER].copy_from_slice(&crc.to_le_bytes());
     Ok(())
 }
 
@@ -71,14 +84,32 @@ impl<'a> Iterator for Reader<'a> {
 }
 
 /// CRC-32C (Castagnoli; RFC 3720 §12.1), reflected, bit-reversed polynomial 0x82F63B78.
+///
+/// Eight octets at a time: a report of 350 octets took 0.9 µs octet by octet, three times on its way.
 pub fn crc32c(octets: &[u8]) -> u32 {
-    !octets.iter().fold(!0, |crc: u32, octet| {
-        TABLE[((crc ^ u32::from(*octet)) & 0xff) as usize] ^ (crc >> 8)
+    let mut crc: u32 = !0;
+    let (words, rest) = octets.as_chunks::<8>();
+    for word in words {
+        let [a, b, c, d, e, f, g, h] = *word;
+        let low = crc ^ u32::from_le_bytes([a, b, c, d]);
+        let [i, j, k, l] = low.to_le_bytes();
+        crc = TABLES[7][usize::from(i)]
+            ^ TABLES[6][usize::from(j)]
+            ^ TABLES[5][usize::from(k)]
+            ^ TABLES[4][usize::from(l)]
+            ^ TABLES[3][usize::from(e)]
+            ^ TABLES[2][usize::from(f)]
+            ^ TABLES[1][usize::from(g)]
+            ^ TABLES[0][usize::from(h)];
+    }
+    !rest.iter().fold(crc, |crc, octet| {
+        TABLES[0][((crc ^ u32::from(*octet)) & 0xff) as usize] ^ (crc >> 8)
     })
 }
 
-const TABLE: [u32; 256] = {
-    let mut table = [0; 256];
+/// The first for one octet; each further one for an octet that is followed by one more.
+const TABLES: [[u32; 256]; 8] = {
+    let mut tables = [[0; 256]; 8];
     let mut index = 0;
     while index < 256 {
         let mut crc = index as u32;
@@ -91,10 +122,20 @@ const TABLE: [u32; 256] = {
             };
             bit += 1;
         }
-        table[index] = crc;
+        tables[0][index] = crc;
         index += 1;
     }
-    table
+    let mut table = 1;
+    while table < 8 {
+        let mut index = 0;
+        while index < 256 {
+            let before = tables[table - 1][index];
+            tables[table][index] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
+            index += 1;
+        }
+        table += 1;
+    }
+    tables
 };
 
 #[cfg(test)]

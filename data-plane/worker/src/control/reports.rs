@@ -1,58 +1,55 @@
 //! Reports on their way to the control plane: from the shards to the spool, from the spool up.
 //!
 //! ```text
-//! shards ── ReportSender ──► intake (memory) ── spool thread ──► Spool (disk) ── ReportUplink ──► control plane
+//! shards ── ReportSender ──► Intake (mapped) ── spool thread ──► Spool (disk) ── ReportUplink ──► control plane
 //! ```
 //!
-//! A shard never waits: it locks the intake for as long as a push into a vector takes. While the disk is slow or refuses,
-//! the intake holds a bounded queue; beyond it, reports of the same call or address of record replace each other, because
-//! each says everything of its subject. What then still finds no room is refused and counted, never dropped silently.
+//! A report is encoded once, where it is made; the rest is copies of its octets, many at a time. A shard never waits: it
+//! locks the intake for as long as a copy takes, and from then on the report survives the process. Of several reports of
+//! the same call or address of record within a turn of the spool thread the last is kept, because each says everything of
+//! its subject. What finds no room anywhere is refused and counted, never dropped silently.
 
-use std::collections::{HashMap, VecDeque};
-use std::fs::File;
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use prost::Message as _;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use trunkline_engine::io::Report;
-use trunkline_proto::dataplane::v1::report::Event;
 use trunkline_proto::dataplane::v1::report_service_client::ReportServiceClient;
 use trunkline_proto::dataplane::v1::{
     AuthenticationFailure, StreamReportsRequest, StreamReportsResponse, WorkerBooted,
 };
-use trunkline_shared::binding::Aor;
-use trunkline_shared::call::CallState;
-use trunkline_shared::name::ConversationId;
+use trunkline_shared::call::{CallRecord, CallState};
+use trunkline_shared::wire;
 use uuid::Uuid;
 
 use super::Boot;
 use super::backoff::Backoff;
+use super::intake::{Entry, Intake, Kind, TICK, Taken};
 use super::journal::BindingJournal;
 use super::link::{Link, MAX_MESSAGE, chain};
-use super::spool::{Backlog, Batch, Limits, Spool, Weight};
+use super::spool::{Backlog, Batch, Limits, Spool, Weight, process_of};
 use crate::metrics::MetricsSet;
 use crate::trace::CallTraces;
 
-/// Reports queued in order: some seconds of a busy worker.
-const QUEUE: usize = 32_768;
-/// Subjects whose last report waits beyond the queue; with the queue some 300 MB at worst.
-const OVERFLOW: usize = 131_072;
-/// Reports written at a time: the spool is locked for as long.
-const CHUNK: usize = 512;
 /// What the death of the machine, not of the process, may cost.
 const SYNC_EVERY: Duration = Duration::from_millis(250);
 /// A disk that refused is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
+/// Ended calls that wait to be made traces of.
+const TRACES: usize = 4096;
 
 /// Reports and octets of one message to the control plane.
-const BATCH_REPORTS: usize = 500;
-const BATCH_OCTETS: usize = 256 << 10;
+const BATCH_REPORTS: usize = 1000;
+const BATCH_OCTETS: usize = 512 << 10;
 /// Batches sent and not acknowledged.
 const WINDOW: usize = 4;
 /// A control plane that does not acknowledge for this long gets a new stream.
@@ -61,8 +58,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// At the end of the process the last reports may take this long to be stored; what is not goes up after the next start.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// Opens the spool, notes that this process began, and starts its thread. Registrations that pass are noted in `journal`,
-/// ended calls become spans of `traces`; neither is the shards' time.
+/// Opens the spool, takes over what a killed process left, notes that this process began, and starts the spool's thread.
+/// Registrations that pass are noted in `journal`, ended calls become spans of `traces`; neither is the shards' time.
 ///
 /// # Errors
 /// A spool directory that cannot be read or written, no thread.
@@ -74,173 +71,158 @@ pub fn start_spool(
     traces: CallTraces,
     metrics: Arc<MetricsSet>,
 ) -> io::Result<(ReportSender, ReportUplink, SpoolThread)> {
-    let mut spool = Spool::open(&state_dir.join("spool"), boot.id, limits)?;
-    let booted = Event::Booted(WorkerBooted {
+    let dir = state_dir.join("spool");
+    let left = Intake::read(&dir)?;
+    let mut spool = Spool::open(&dir, boot.id, limits, left.as_ref())?;
+    if let Some(left) = &left {
+        let registrations: Vec<&[u8]> = registrations(left.records.entries()).collect();
+        tracing::info!(
+            octets = left.records.0.len(),
+            registrations = registrations.len(),
+            "reports of a killed process taken over"
+        );
+        journal.recover(&registrations)?;
+    }
+    let booted = WorkerBooted {
         boot_id: boot.id.to_string(),
-    });
-    spool.append(&[(boot.time.into(), booted, Weight::Heavy)])?;
+    }
+    .encode_to_vec();
+    spool.append(&[Entry::new(Kind::Booted, Weight::Heavy, boot.time, &booted, 0)])?;
+    // What was in its files is elsewhere now.
+    let (intake, taken) = Intake::create(&dir, boot.id)?;
     let spool = Arc::new(SharedSpool {
         backlog: watch::Sender::new(spool.backlog()),
         spool: Mutex::new(spool),
         appended: Notify::new(),
     });
-    let intake = Arc::new(Intake {
-        state: Mutex::new(Pending::default()),
-        ready: Condvar::new(),
+    let shared = Arc::new(Shared {
+        intake,
+        traces: traces.is_on().then(Mutex::default),
         metrics: Arc::clone(&metrics),
     });
     let writer = SpoolWriter {
-        intake: Arc::clone(&intake),
+        shared: Arc::clone(&shared),
         spool: Arc::clone(&spool),
         journal,
         traces,
         metrics: Arc::clone(&metrics),
-        synced: Instant::now(),
-        dirty: true,
+        unsynced: Some(Instant::now()),
     };
     let join = std::thread::Builder::new()
         .name("spool".into())
-        .spawn(move || writer.run())?;
+        .spawn(move || writer.run(taken))?;
     let uplink = ReportUplink { spool, metrics };
-    Ok((ReportSender(Arc::clone(&intake)), uplink, SpoolThread { intake, join }))
+    Ok((ReportSender(Arc::clone(&shared)), uplink, SpoolThread { shared, join }))
 }
 
 /// Takes reports from the shards; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ReportSender(Arc<Intake>);
+pub struct ReportSender(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    intake: Intake,
+    /// Calls that are over, when somebody wants their traces.
+    traces: Option<Mutex<Vec<CallRecord>>>,
+    metrics: Arc<MetricsSet>,
+}
 
 impl ReportSender {
     /// Hands a report over that was made at `now`. Never blocks on I/O; see the module for what happens when the spool
     /// cannot keep up.
     pub fn send(&self, now: SystemTime, report: Report) {
-        self.0.put(now, report);
+        let Shared {
+            intake,
+            traces,
+            metrics,
+        } = &*self.0;
+        let put = MESSAGE.with_borrow_mut(|message| {
+            message.clear();
+            let (kind, weight, key) = encode(&report, message);
+            intake.put(&Entry::new(kind, weight, now, message, key))
+        });
+        if put.is_err() {
+            metrics.count_reports_refused(1);
+        }
+        if let Report::Call(call) = report
+            && call.end().is_some()
+        {
+            metrics.note_call(&call);
+            if let Some(traces) = traces {
+                let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
+                if traces.len() < TRACES {
+                    traces.push(*call);
+                }
+            }
+        }
     }
 }
 
 /// The running spool thread.
 #[derive(Debug)]
 pub struct SpoolThread {
-    intake: Arc<Intake>,
+    shared: Arc<Shared>,
     join: JoinHandle<()>,
 }
 
 impl SpoolThread {
     /// Takes no more reports, writes those it has, and waits until they are on disk. Blocks.
     pub fn finish(self) {
-        self.intake.lock().closed = true;
-        self.intake.ready.notify_all();
+        self.shared.intake.close();
         if self.join.join().is_err() {
             tracing::error!("the spool thread panicked");
         }
     }
 }
 
-/// What the shards hand over and the spool thread has not taken.
-#[derive(Debug)]
-struct Intake {
-    state: Mutex<Pending>,
-    ready: Condvar,
-    metrics: Arc<MetricsSet>,
+thread_local! {
+    static MESSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-#[derive(Debug, Default)]
-struct Pending {
-    queue: Vec<(SystemTime, Report)>,
-    /// The last report of each subject since the queue was full.
-    overflow: HashMap<Subject, (SystemTime, Report)>,
-    closed: bool,
-}
-
-/// What a report is of; the later of two replaces the earlier.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Subject {
-    Call(ConversationId),
-    Registration(Aor),
-}
-
-impl Subject {
-    fn of(report: &Report) -> Option<Subject> {
-        match report {
-            Report::Call(call) => Some(Subject::Call(call.id)),
-            Report::Registration(view) => Some(Subject::Registration(view.aor.clone())),
-            Report::AuthenticationFailure { .. } => None,
-        }
-    }
-}
-
-impl Intake {
-    fn put(&self, now: SystemTime, report: Report) {
-        let mut pending = self.lock();
-        if pending.closed {
-            drop(pending);
-            return self.metrics.count_reports_refused(1);
-        }
-        let was_empty = pending.is_empty();
-        // Once something is in the overflow everything goes there: no subject's reports overtake each other.
-        if pending.queue.len() < QUEUE && pending.overflow.is_empty() {
-            pending.queue.push((now, report));
-        } else {
-            let room = pending.overflow.len() < OVERFLOW;
-            match Subject::of(&report) {
-                Some(subject) if room || pending.overflow.contains_key(&subject) => {
-                    pending.overflow.insert(subject, (now, report));
-                }
-                _ => {
-                    drop(pending);
-                    return self.metrics.count_reports_refused(1);
-                }
-            }
-        }
-        drop(pending);
-        if was_empty {
-            self.ready.notify_one();
-        }
-    }
-
-    /// Everything there is, in order; waits for something until `deadline`. `None` when closed and empty.
-    fn take(&self, deadline: Option<Instant>) -> Option<Vec<(SystemTime, Report)>> {
-        let mut pending = self.lock();
-        loop {
-            if !pending.is_empty() {
-                let Pending { queue, overflow, .. } = &mut *pending;
-                let mut taken = std::mem::take(queue);
-                taken.extend(std::mem::take(overflow).into_values());
-                return Some(taken);
-            }
-            if pending.closed {
-                return None;
-            }
-            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            pending = match patience {
-                Some(Duration::ZERO) => return Some(Vec::new()),
-                Some(patience) => {
-                    let woken = self.ready.wait_timeout(pending, patience);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.ready.wait(pending).unwrap_or_else(PoisonError::into_inner),
+/// Appends the encoded message of a report; answers its kind, its weight, and how many of its first octets name what it is
+/// of.
+fn encode(report: &Report, out: &mut Vec<u8>) -> (Kind, Weight, usize) {
+    match report {
+        Report::Call(call) => {
+            let weight = match call.state {
+                CallState::Ended(_) => Weight::Heavy,
+                CallState::Trying | CallState::Ringing | CallState::Answered => Weight::Light,
             };
+            (Kind::Call, weight, wire::encode_call(call, out))
         }
-    }
-
-    /// Waits for `duration`, or until closed.
-    fn pause(&self, duration: Duration) -> bool {
-        let pending = self.lock();
-        let waited = self
-            .ready
-            .wait_timeout_while(pending, duration, |pending| !pending.closed);
-        waited.unwrap_or_else(PoisonError::into_inner).0.closed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        // A vector and a map between two whole operations: whole, whoever panicked.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Report::Registration(view) => (Kind::Registration, Weight::Heavy, wire::encode_aor_bindings(view, out)),
+        Report::AuthenticationFailure {
+            trunk,
+            source,
+            username,
+            reason,
+        } => {
+            let failure = AuthenticationFailure {
+                trunk: trunk.name(),
+                source_address: source.to_string(),
+                username: username.clone(),
+                reason: (*reason).to_owned(),
+            };
+            out.extend_from_slice(&failure.encode_to_vec());
+            (Kind::AuthenticationFailure, Weight::Light, 0)
+        }
     }
 }
 
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.overflow.is_empty()
-    }
+fn registrations<'a>(entries: impl Iterator<Item = Entry<'a>>) -> impl Iterator<Item = &'a [u8]> {
+    entries
+        .filter(|entry| entry.kind == Kind::Registration)
+        .map(|entry| entry.message)
+}
+
+/// Of each subject the last report, where that is; the rest as it is.
+fn last_words<'a>(entries: impl Iterator<Item = Entry<'a>>) -> Vec<Entry<'a>> {
+    let mut entries: Vec<_> = entries.collect();
+    let mut seen = HashSet::with_capacity(entries.len());
+    entries.reverse();
+    entries.retain(|entry| entry.key.is_empty() || seen.insert((entry.kind, entry.key)));
+    entries.reverse();
+    entries
 }
 
 /// The spool as its thread and the uplink share it.
@@ -256,63 +238,75 @@ impl SharedSpool {
     fn with<T>(&self, work: impl FnOnce(&mut Spool) -> T) -> T {
         // Every write of the spool moves its figures after the file: whole, whoever panicked.
         let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = work(&mut spool);
-        self.backlog.send_replace(spool.backlog());
+        self.publish(&mut spool, work)
+    }
+
+    /// Does it here and now when it needs no file and nobody else is at it.
+    fn try_with<T, W: FnOnce(&mut Spool) -> T>(&self, work: W) -> Result<T, W> {
+        let mut spool = match self.spool.try_lock() {
+            Ok(spool) => spool,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(work),
+        };
+        if !spool.reads_from_memory() {
+            return Err(work);
+        }
+        Ok(self.publish(&mut spool, work))
+    }
+
+    fn publish<T>(&self, spool: &mut Spool, work: impl FnOnce(&mut Spool) -> T) -> T {
+        let result = work(spool);
+        let backlog = spool.backlog();
+        self.backlog.send_if_modified(|published| {
+            let is_other = *published != backlog;
+            *published = backlog;
+            is_other
+        });
         result
     }
 }
 
-type Encoded = (prost_types::Timestamp, Event, Weight);
-
 /// Writes what the shards report.
 struct SpoolWriter {
-    intake: Arc<Intake>,
+    shared: Arc<Shared>,
     spool: Arc<SharedSpool>,
     journal: Arc<BindingJournal>,
     traces: CallTraces,
     metrics: Arc<MetricsSet>,
-    synced: Instant,
-    dirty: bool,
+    /// Since when something is written that neither the disk nor the control plane has for certain.
+    unsynced: Option<Instant>,
 }
 
 impl SpoolWriter {
-    fn run(mut self) {
+    fn run(mut self, mut taken: Taken) {
+        let mut last = Instant::now();
         loop {
-            let deadline = self.dirty.then(|| self.synced + SYNC_EVERY);
-            let Some(reports) = self.intake.take(deadline) else {
+            let deadline = self.unsynced.map(|since| since + SYNC_EVERY);
+            let Some(next) = self.shared.intake.take(taken, last + TICK, deadline) else {
                 break;
             };
-            for chunk in reports.chunks(CHUNK) {
-                self.write(chunk);
+            taken = next;
+            if !taken.is_empty() {
+                last = Instant::now();
+                self.write(&taken);
+                self.record_traces();
             }
-            if self.dirty && self.synced.elapsed() >= SYNC_EVERY {
-                self.sync();
-            }
+            self.keep_in_step();
         }
         self.sync();
     }
 
-    fn write(&mut self, reports: &[(SystemTime, Report)]) {
-        let mut changes = Vec::new();
-        for (_, report) in reports {
-            match report {
-                Report::Registration(view) => changes.push(view.clone()),
-                Report::Call(call) if call.end().is_some() => {
-                    self.metrics.note_call(call);
-                    self.traces.record(call);
-                }
-                Report::Call(_) | Report::AuthenticationFailure { .. } => {}
-            }
-        }
+    fn write(&mut self, taken: &Taken) {
+        let reports = last_words(taken.entries());
+        let changes: Vec<&[u8]> = registrations(reports.iter().copied()).collect();
         if !changes.is_empty()
-            && let Err(error) = self.journal.append(&changes, None)
+            && let Err(error) = self.journal.append_encoded(&changes)
         {
             tracing::error!(%error, "registrations could not be written to disk");
         }
-        let encoded: Vec<Encoded> = reports.iter().map(|(time, report)| encode(*time, report)).collect();
         let mut failed = false;
         loop {
-            match self.spool.with(|spool| spool.append(&encoded)) {
+            match self.spool.with(|spool| spool.append(&reports)) {
                 Ok(appended) => {
                     self.metrics.count_reports_spooled(appended.accepted);
                     if appended.refused > 0 {
@@ -326,56 +320,47 @@ impl SpoolWriter {
                         tracing::error!(%error, "reports could not be written to disk; trying again");
                         failed = true;
                     }
-                    if self.intake.pause(RETRY) {
+                    if self.shared.intake.pause(RETRY) {
                         // Going down, and the disk does not take them.
-                        self.metrics.count_reports_refused(encoded.len() as u64);
+                        self.metrics.count_reports_refused(reports.len() as u64);
                         return;
                     }
                 }
             }
         }
-        self.dirty = true;
+        self.unsynced.get_or_insert_with(Instant::now);
         self.spool.appended.notify_one();
     }
 
-    /// Makes what is written survive the machine. Not under the lock: a slow disk must not hold up the uplink.
+    fn record_traces(&self) {
+        let Some(traces) = &self.shared.traces else { return };
+        let calls = std::mem::take(&mut *traces.lock().unwrap_or_else(PoisonError::into_inner));
+        for call in calls {
+            self.traces.record(&call);
+        }
+    }
+
+    /// Notes what was acknowledged, and syncs what was not for too long.
+    fn keep_in_step(&mut self) {
+        if let Err(error) = self.spool.with(Spool::clean) {
+            tracing::warn!(%error, "acknowledged reports could not be removed from disk");
+        }
+        if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_EVERY) {
+            self.sync();
+        }
+    }
+
+    /// Makes what is written survive the machine, unless the control plane has it. Not under the lock: a slow disk must not
+    /// hold up the uplink.
     fn sync(&mut self) {
-        let file: io::Result<File> = self.spool.with(Spool::sync_handle);
-        if let Err(error) = file.and_then(|file| file.sync_data()) {
+        self.unsynced = None;
+        let file = self
+            .spool
+            .with(|spool| (spool.backlog().reports > 0).then(|| spool.sync_handle()));
+        if let Some(Err(error)) = file.map(|file| file.and_then(|file| file.sync_data())) {
             tracing::warn!(%error, "report spool could not be synced");
         }
-        self.synced = Instant::now();
-        self.dirty = false;
     }
-}
-
-fn encode(time: SystemTime, report: &Report) -> Encoded {
-    let (event, weight) = match report {
-        Report::Call(call) => {
-            let weight = if matches!(call.state, CallState::Ended(_)) {
-                Weight::Heavy
-            } else {
-                Weight::Light
-            };
-            (Event::Call((&**call).into()), weight)
-        }
-        Report::Registration(view) => (Event::Registration(view.into()), Weight::Heavy),
-        Report::AuthenticationFailure {
-            trunk,
-            source,
-            username,
-            reason,
-        } => {
-            let failure = AuthenticationFailure {
-                trunk: trunk.name(),
-                source_address: source.to_string(),
-                username: username.clone(),
-                reason: (*reason).to_owned(),
-            };
-            (Event::AuthenticationFailure(failure), Weight::Light)
-        }
-    };
-    (time.into(), event, weight)
 }
 
 /// Sends what is in the spool.
@@ -436,16 +421,15 @@ impl ReportUplink {
             Ok(())
         })
         .await;
-        // Boot and last sequence number of the batches that are not acknowledged; all of the same spool.
+        // Spool and last sequence number of the batches that are not acknowledged; all of the same spool.
         let mut in_flight: VecDeque<(Uuid, u64)> = VecDeque::new();
         loop {
             if in_flight.len() < WINDOW {
                 let next = self
                     .on_spool(|spool| spool.next_batch(BATCH_REPORTS, BATCH_OCTETS))
                     .await;
-                if let Some(Some(Batch { boot, reports })) = next {
-                    let last = reports.last().map_or(0, |report| report.sequence);
-                    let (spool_id, boot_id) = (boot.to_string(), boot.to_string());
+                if let Some(Some(Batch { spool, last, reports })) = next {
+                    let (spool_id, boot_id) = (spool.to_string(), process_of(spool).to_string());
                     if outgoing
                         .send(StreamReportsRequest {
                             spool_id,
@@ -457,7 +441,7 @@ impl ReportUplink {
                     {
                         return "the connection broke".into();
                     }
-                    in_flight.push_back((boot, last));
+                    in_flight.push_back((spool, last));
                     continue;
                 }
             }
@@ -483,34 +467,31 @@ impl ReportUplink {
     }
 
     async fn acknowledge(&self, in_flight: &mut VecDeque<(Uuid, u64)>, sequence: u64) {
-        let Some((boot, _)) = in_flight.front().copied() else {
+        let Some((spool_id, _)) = in_flight.front().copied() else {
             return;
         };
         while in_flight.front().is_some_and(|(_, last)| *last <= sequence) {
             in_flight.pop_front();
         }
-        self.on_spool(move |spool| spool.acknowledge(boot, sequence)).await;
+        self.on_spool(move |spool| spool.acknowledge(spool_id, sequence)).await;
         self.metrics.count_report_batches_acknowledged();
     }
 
-    /// Does file work where it may block. A file system that fails is logged; what could not be read now is read on the
+    /// Does file work where it may block, and what needs no file at once. A file system that fails is logged; what could not be read now is read on the
     /// next stream.
     async fn on_spool<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Spool) -> io::Result<T> + Send + 'static,
     ) -> Option<T> {
-        let spool = Arc::clone(&self.spool);
-        match tokio::task::spawn_blocking(move || spool.with(work)).await {
-            Ok(Ok(value)) => Some(value),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "report spool");
-                None
+        let done = match self.spool.try_with(work) {
+            Ok(done) => done,
+            Err(work) => {
+                let spool = Arc::clone(&self.spool);
+                let done = tokio::task::spawn_blocking(move || spool.with(work)).await;
+                done.unwrap_or_else(|error| Err(io::Error::other(error)))
             }
-            Err(error) => {
-                tracing::error!(%error, "report spool");
-                None
-            }
-        }
+        };
+        done.inspect_err(|error| tracing::error!(%error, "report spool")).ok()
     }
 }
 

@@ -9,10 +9,13 @@
 //! Every process begins a spool of its own, named by its boot id, with sequence number 1, and never appends to an older
 //! one: a tail that a dead machine lost cannot make two reports share a number. Older spools are sent first, whole, then
 //! ours. What is on disk survives the death of the process with every write and the death of the machine with every
-//! [`Spool::sync_handle`].
+//! [`Spool::sync_handle`]. What a killed process had reported and not written comes as a spool of its own, between its and
+//! ours (see [`remains_of`]).
 //!
 //! The spool is bounded. Beyond three quarters of the bound it refuses what can be missed (see [`Weight`]), at the bound
 //! everything; a refused report gets no number and the caller counts it.
+
+mod segment;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,16 +23,13 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use prost::Message as _;
-use trunkline_proto::dataplane::v1::{Report, report::Event};
+use bytes::Bytes;
 use uuid::Uuid;
 
+use self::segment::{Cursor, SEGMENT_HEADER, Segment, encode_report, segment_path};
+use super::intake::{Entry, Left};
 use super::{file, record};
 
-/// First octets of a segment; the digit is the version of the format.
-const MAGIC: [u8; 8] = *b"TKSPOOL1";
-/// Magic, boot id, first sequence number, CRC.
-const SEGMENT_HEADER: u64 = 8 + 16 + 8 + 4;
 const ACKNOWLEDGED: &str = "acknowledged";
 const EXTENSION: &str = "spool";
 
@@ -82,10 +82,34 @@ pub struct Backlog {
 /// Reports of one spool, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Boot id of the process that reported, which is the id of its spool.
-    pub boot: Uuid,
-    /// In order, without gaps unless the disk lost some.
-    pub reports: Vec<Report>,
+    /// Id of the spool.
+    pub spool: Uuid,
+    /// Sequence number of the last one.
+    pub last: u64,
+    /// Encoded, in order, without gaps unless the disk lost some.
+    pub reports: Vec<Bytes>,
+}
+
+/// Most octets kept of what was written and not read: a control plane that keeps up is sent them without reading the file.
+const TAIL: usize = 1 << 20;
+/// In the octets of a spool's id, where its version is: 7 in the boot id of a process and the id of its spool.
+const VERSION: usize = 6;
+
+/// Id of the spool of what the process `boot` had reported and not written when it was killed. Always the same, so that
+/// it does no harm when this is found out twice.
+fn remains_of(boot: Uuid) -> Uuid {
+    let mut octets = boot.into_bytes();
+    octets[VERSION] = octets[VERSION] & 0x0f | 0x80;
+    Uuid::from_bytes(octets)
+}
+
+/// Boot id of the process that made the reports of a spool.
+pub fn process_of(spool: Uuid) -> Uuid {
+    let mut octets = spool.into_bytes();
+    if octets[VERSION] & 0xf0 == 0x80 {
+        octets[VERSION] = octets[VERSION] & 0x0f | 0x70;
+    }
+    Uuid::from_bytes(octets)
 }
 
 /// See the module. Every call does file I/O and may block.
@@ -99,21 +123,19 @@ pub struct Spool {
     segments: VecDeque<Segment>,
     acknowledged: Acknowledged,
     acknowledged_file: File,
+    /// Whether the mark on disk is behind.
+    acknowledged_anew: bool,
     /// Where [`Spool::next_batch`] goes on.
     cursor: Cursor,
+    tail: Tail,
 }
 
-#[derive(Debug)]
-struct Segment {
-    path: PathBuf,
-    file: File,
-    generation: u64,
-    boot: Uuid,
-    first: u64,
-    /// Sequence number after its last report.
-    next: u64,
-    /// Octets of its whole records, header included.
-    len: u64,
+/// The last records of the last segment, in memory.
+#[derive(Debug, Default)]
+struct Tail {
+    /// Where they are in the segment.
+    offset: u64,
+    records: Vec<u8>,
 }
 
 /// Everything of the oldest spool up to here is stored by the control plane.
@@ -123,22 +145,14 @@ struct Acknowledged {
     sequence: u64,
 }
 
-/// The next report to read: its segment by first sequence number and generation, and where it starts.
-#[derive(Debug, Clone, Copy)]
-struct Cursor {
-    generation: u64,
-    first: u64,
-    offset: u64,
-    sequence: u64,
-}
-
 impl Spool {
     /// Opens the directory and begins the spool of this process. Damaged ends of older spools are cut off; a spool that
-    /// says nothing but that its process began is dropped, because ours says that too.
+    /// says nothing but that its process began is dropped, because ours says that too. `left` is what a killed process had
+    /// reported last: it is in the spool when this returns.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn open(dir: &Path, boot: Uuid, limits: Limits) -> io::Result<Spool> {
+    pub fn open(dir: &Path, boot: Uuid, limits: Limits, left: Option<&Left>) -> io::Result<Spool> {
         file::create_private_dir(dir)?;
         let acknowledged_file = file::open_private(&dir.join(ACKNOWLEDGED))?;
         let acknowledged = read_acknowledged(&acknowledged_file);
@@ -151,11 +165,19 @@ impl Spool {
             }
         }
         names.sort();
-        let generation = names.last().map_or(1, |(generation, ..)| generation + 1);
+        let mut generation = names.last().map_or(1, |(generation, ..)| generation + 1);
         for (generation, first, path) in names {
             if let Some(segment) = Segment::open(path, generation, first)? {
                 segments.push_back(segment);
             }
+        }
+        if let Some(left) = left
+            && !segments
+                .iter()
+                .any(|segment: &Segment| segment.boot == remains_of(left.boot))
+        {
+            segments.push_back(Segment::of_remains(dir, generation, left)?);
+            generation += 1;
         }
         let mut spool = Spool {
             dir: dir.to_owned(),
@@ -165,6 +187,8 @@ impl Spool {
             segments,
             acknowledged: acknowledged.unwrap_or(Acknowledged { boot, sequence: 0 }),
             acknowledged_file,
+            acknowledged_anew: false,
+            tail: Tail::default(),
             cursor: Cursor {
                 generation,
                 first: 1,
@@ -184,24 +208,22 @@ impl Spool {
     /// # Errors
     /// What the file system says, e.g. that the disk is full: none of these reports is taken then, and the spool is as
     /// before.
-    pub fn append(&mut self, reports: &[(prost_types::Timestamp, Event, Weight)]) -> io::Result<Appended> {
+    pub fn append(&mut self, reports: &[Entry<'_>]) -> io::Result<Appended> {
         let mut appended = Appended::default();
-        let mut octets = Vec::new();
+        let mut octets = Vec::with_capacity(reports.iter().map(|report| report.message.len() + 64).sum());
         let mut next = self.active().next;
         // The reports may be followed by a new segment.
         let before = self.octets() + SEGMENT_HEADER;
-        for (time, event, weight) in reports {
-            let bound = match weight {
+        for report in reports {
+            let bound = match report.weight {
                 Weight::Light => self.limits.total / 4 * 3,
                 Weight::Heavy => self.limits.total,
             };
-            let report = Report {
-                sequence: next,
-                time: Some(*time),
-                event: Some(event.clone()),
-            };
-            let needed = (record::HEADER + report.encoded_len() + octets.len()) as u64;
-            if before + needed > bound || record::write(&mut octets, &report.encode_to_vec()).is_err() {
+            let start = octets.len();
+            octets.resize(start + record::HEADER, 0);
+            encode_report(&mut octets, next, report);
+            if before + octets.len() as u64 > bound || record::close(&mut octets, start).is_err() {
+                octets.truncate(start);
                 appended.refused += 1;
                 continue;
             }
@@ -209,17 +231,44 @@ impl Spool {
             appended.accepted += 1;
         }
         let active = self.active();
+        let offset = active.len;
         // At an offset, not at the end: what an interrupted write left behind is overwritten.
-        active.file.write_all_at(&octets, active.len)?;
+        active.file.write_all_at(&octets, offset)?;
         active.len += octets.len() as u64;
         active.next = next;
-        if active.len >= self.limits.segment
-            && let Err(error) = self.begin_segment(next)
-        {
+        let begins_another = active.len >= self.limits.segment;
+        self.extend_tail(offset, octets);
+        if begins_another && let Err(error) = self.begin_segment(next) {
             // The reports are taken; the segment grows until another can be begun.
             tracing::warn!(%error, "spool segment could not be begun");
         }
         Ok(appended)
+    }
+
+    /// What was written goes on being in memory until it is read or too much.
+    fn extend_tail(&mut self, offset: u64, octets: Vec<u8>) {
+        let Tail { offset: start, records } = &mut self.tail;
+        let end = *start + records.len() as u64;
+        let is_unread =
+            self.segments.back().is_some_and(|active| active.is_at(&self.cursor)) && self.cursor.offset < end;
+        if end == offset && is_unread && records.len() + octets.len() <= TAIL {
+            records.extend_from_slice(&octets);
+        } else {
+            self.tail = Tail {
+                offset,
+                records: octets,
+            };
+        }
+    }
+
+    /// Whether [`Self::next_batch`] needs no file for what it has to answer.
+    pub fn reads_from_memory(&self) -> bool {
+        let (Some(active), Some(oldest)) = (self.segments.back(), self.segments.front()) else {
+            return true;
+        };
+        active.generation == oldest.generation
+            && active.is_at(&self.cursor)
+            && (self.cursor.offset >= active.len || self.cursor.offset >= self.tail.offset)
     }
 
     /// A handle to make everything written so far survive the machine: call `sync_data` on it, without holding the spool.
@@ -252,10 +301,17 @@ impl Spool {
                 self.cursor = next.start();
                 continue;
             }
-            let boot = segment.boot;
-            let batch = segment.read(&mut self.cursor, reports, octets)?;
+            let spool = segment.boot;
+            let is_last = index + 1 == self.segments.len();
+            let tail = (is_last && self.cursor.offset >= self.tail.offset).then_some(&self.tail);
+            let batch = segment.read(&mut self.cursor, tail, reports, octets)?;
             if !batch.is_empty() {
-                return Ok(Some(Batch { boot, reports: batch }));
+                let last = self.cursor.sequence - 1;
+                return Ok(Some(Batch {
+                    spool,
+                    last,
+                    reports: batch,
+                }));
             }
         }
     }
@@ -266,7 +322,7 @@ impl Spool {
         self.cursor = oldest.start();
         let mut skipped = (oldest.first..oldest.next.min(self.done(oldest) + 1)).count();
         while skipped > 0 {
-            match oldest.read(&mut self.cursor, skipped, record::MAX_PAYLOAD) {
+            match oldest.read(&mut self.cursor, None, skipped, record::MAX_PAYLOAD) {
                 Ok(read) if !read.is_empty() => skipped -= read.len(),
                 // Sent once more, then: the control plane recognises them.
                 _ => break,
@@ -274,25 +330,39 @@ impl Spool {
         }
     }
 
-    /// The control plane has stored everything of spool `boot` up to `sequence`. An acknowledgement of what was never
-    /// written, or of another spool than the oldest, says nothing.
+    /// The control plane has stored everything of a spool up to `sequence`. An acknowledgement of what was never written, or
+    /// of another spool than the oldest, says nothing. No file is touched unless an older spool ends with it: see
+    /// [`Self::clean`].
     ///
     /// # Errors
     /// What the file system says; the acknowledgement counts all the same.
-    pub fn acknowledge(&mut self, boot: Uuid, sequence: u64) -> io::Result<()> {
-        let Some(oldest) = self.segments.front().filter(|oldest| oldest.boot == boot) else {
+    pub fn acknowledge(&mut self, spool: Uuid, sequence: u64) -> io::Result<()> {
+        let Some(oldest) = self.segments.front().filter(|oldest| oldest.boot == spool) else {
             return Ok(());
         };
         let written = self
             .segments
             .iter()
-            .filter(|segment| segment.boot == boot)
+            .filter(|segment| segment.boot == spool)
             .map(|segment| segment.next)
             .max();
         if sequence <= self.done(oldest) || written.is_none_or(|next| sequence >= next) {
             return Ok(());
         }
-        self.acknowledged = Acknowledged { boot, sequence };
+        self.acknowledged = Acknowledged { boot: spool, sequence };
+        self.acknowledged_anew = true;
+        // The next spool can be sent now.
+        if spool == self.boot { Ok(()) } else { self.clean() }
+    }
+
+    /// Brings the disk in step with the acknowledgements.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn clean(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.acknowledged_anew) {
+            return Ok(());
+        }
         let noted = write_acknowledged(&self.acknowledged_file, self.acknowledged);
         self.remove_acknowledged().and(noted)
     }
@@ -333,11 +403,10 @@ impl Spool {
     }
 
     fn begin_segment(&mut self, first: u64) -> io::Result<()> {
-        let path = self
-            .dir
-            .join(format!("{:010}-{first:020}.{EXTENSION}", self.generation));
+        let path = segment_path(&self.dir, self.generation, first);
         let segment = Segment::create(path, self.generation, self.boot, first)?;
         self.segments.push_back(segment);
+        self.tail = Tail::default();
         Ok(())
     }
 
@@ -374,145 +443,12 @@ impl Spool {
     }
 }
 
-impl Segment {
-    fn create(path: PathBuf, generation: u64, boot: Uuid, first: u64) -> io::Result<Segment> {
-        let mut header = Vec::with_capacity(SEGMENT_HEADER as usize);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(boot.as_bytes());
-        header.extend_from_slice(&first.to_le_bytes());
-        header.extend_from_slice(&record::crc32c(&header).to_le_bytes());
-        let file = file::open_private(&path)?;
-        file.set_len(0)?;
-        file.write_all_at(&header, 0)?;
-        Ok(Segment {
-            path,
-            file,
-            generation,
-            boot,
-            first,
-            next: first,
-            len: SEGMENT_HEADER,
-        })
-    }
-
-    /// Opens a segment of an older spool; `None` when nothing of it can be used, and then it is gone.
-    fn open(path: PathBuf, generation: u64, first: u64) -> io::Result<Option<Segment>> {
-        let content = std::fs::read(&path)?;
-        let Some(boot) = parse_header(&content, first) else {
-            // A process that died while it began the segment wrote no report to it.
-            if content.len() > SEGMENT_HEADER as usize {
-                tracing::error!(path = %path.display(), octets = content.len(), "spool segment is damaged and dropped");
-            }
-            std::fs::remove_file(&path)?;
-            return Ok(None);
-        };
-        let mut reader = record::Reader::new(&content[SEGMENT_HEADER as usize..]);
-        let mut next = first;
-        let mut len = SEGMENT_HEADER;
-        while let Some(payload) = reader.next() {
-            match Report::decode(payload) {
-                Ok(report) if report.sequence == next => next += 1,
-                _ => break,
-            }
-            len = SEGMENT_HEADER + reader.consumed() as u64;
-        }
-        let cut = content.len() as u64 - len;
-        if cut > 0 {
-            tracing::warn!(path = %path.display(), octets = cut, "spool segment ends in an unfinished write");
-        }
-        let file = file::open_private(&path)?;
-        Ok(Some(Segment {
-            path,
-            file,
-            generation,
-            boot,
-            first,
-            next,
-            len,
-        }))
-    }
-
-    fn is_at(&self, cursor: &Cursor) -> bool {
-        (self.generation, self.first) == (cursor.generation, cursor.first)
-    }
-
-    fn start(&self) -> Cursor {
-        Cursor {
-            generation: self.generation,
-            first: self.first,
-            offset: SEGMENT_HEADER,
-            sequence: self.first,
-        }
-    }
-
-    /// Reads on from the cursor, which is in this segment and before its end.
-    fn read(&self, cursor: &mut Cursor, reports: usize, octets: usize) -> io::Result<Vec<Report>> {
-        let rest = (self.len - cursor.offset) as usize;
-        let mut chunk = vec![
-            0;
-            octets
-                .clamp(record::HEADER, record::HEADER + record::MAX_PAYLOAD)
-                .min(rest)
-        ];
-        self.file.read_exact_at(&mut chunk, cursor.offset)?;
-        if let Some(needed) = record::Reader::new(&chunk)
-            .next_len()
-            .filter(|needed| *needed > chunk.len() && *needed <= rest)
-        {
-            chunk.resize(needed, 0);
-            self.file.read_exact_at(&mut chunk, cursor.offset)?;
-        }
-        let mut reader = record::Reader::new(&chunk);
-        let mut batch = Vec::new();
-        while batch.len() < reports
-            && let Some(payload) = reader.next()
-        {
-            let Ok(report) = Report::decode(payload) else { break };
-            cursor.sequence = report.sequence + 1;
-            batch.push(report);
-        }
-        cursor.offset += reader.consumed() as u64;
-        if batch.is_empty() {
-            // It was whole when it was written or opened.
-            let lost = self.next - cursor.sequence;
-            tracing::error!(path = %self.path.display(), lost, "spool segment was damaged on disk; reports are lost");
-            *cursor = Cursor {
-                offset: self.len,
-                sequence: self.next,
-                ..*cursor
-            };
-        }
-        Ok(batch)
-    }
-
-    fn says_only_that_it_began(&self) -> bool {
-        self.next == 1
-            || self.read(&mut self.start(), 1, 1).is_ok_and(|reports| {
-                matches!(
-                    reports.first(),
-                    Some(Report {
-                        event: Some(Event::Booted(_)),
-                        ..
-                    })
-                )
-            })
-    }
-}
-
 fn parse_name(path: &Path) -> Option<(u64, u64)> {
     if path.extension()? != EXTENSION {
         return None;
     }
     let (generation, first) = path.file_stem()?.to_str()?.split_once('-')?;
     Some((generation.parse().ok()?, first.parse().ok()?))
-}
-
-fn parse_header(content: &[u8], first: u64) -> Option<Uuid> {
-    let header = content.get(..SEGMENT_HEADER as usize)?;
-    let (fields, crc) = header.split_at(header.len() - 4);
-    let sound = fields.starts_with(&MAGIC) && crc == record::crc32c(fields).to_le_bytes();
-    let same = fields[24..] == first.to_le_bytes();
-    (sound && same).then(|| Uuid::from_slice(&fields[8..24]).ok()).flatten()
 }
 
 fn read_acknowledged(file: &File) -> Option<Acknowledged> {

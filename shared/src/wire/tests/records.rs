@@ -347,6 +347,61 @@ fn calls_are_read_and_written() {
     }
 }
 
+/// What prost makes of a message, and what is written without one, after something that is there already.
+fn assert_same(message: &impl prost::Message, encode: impl FnOnce(&mut Vec<u8>) -> usize, named: usize) {
+    let mut written = vec![7];
+    assert_eq!(encode(&mut written), named);
+    assert_eq!(written[1..], message.encode_to_vec());
+}
+
+#[test]
+fn a_call_is_written_as_its_message_is() {
+    let named = 2 + "calls/".len() + 36;
+    let mut calls = vec![ended_call()];
+    for state in [CallState::Trying, CallState::Ringing, CallState::Answered] {
+        calls.push(CallRecord { state, ..ended_call() });
+    }
+    calls.push(CallRecord {
+        worker: None,
+        outbound_trunk: None,
+        route: None,
+        language: None,
+        attempts: Vec::new(),
+        media: Vec::new(),
+        start_time: SystemTime::UNIX_EPOCH - Duration::from_millis(1500),
+        ring_time: Some(SystemTime::UNIX_EPOCH),
+        from_uri: "".into(),
+        ..ended_call()
+    });
+    // Lengths of one, two, three and four octets.
+    for length in [0, 1, 100, 127, 128, 16_383, 16_384, 2_100_000] {
+        let mut call = ended_call();
+        call.attempts[0].destination = "x".repeat(length).into();
+        call.media[0].packets_lost = -(length as i64);
+        calls.push(call);
+    }
+    for call in &calls {
+        assert_same(&v1::Call::from(call), |out| encode_call(call, out), named);
+    }
+}
+
+#[test]
+fn bindings_are_written_as_their_message_is() {
+    for (contacts, change_time_ms) in [(&[][..], 0), (&["sip:a@192.0.2.1"], 1), (&["sip:a", "sip:b"], -1)] {
+        let mut view = crate::binding::tests::view(change_time_ms, contacts);
+        for length in [0, 1, 200, 20_000] {
+            for binding in &mut view.bindings {
+                binding.user_agent = "x".repeat(length).into();
+                binding.path = vec!["".into(), "<sip:p;lr>".into()];
+                binding.worker = None;
+            }
+            let message = dataplane::AorBindings::from(&view);
+            let named = 2 + message.trunk.len() + 2 + message.user.len();
+            assert_same(&message, |out| encode_aor_bindings(&view, out), named);
+        }
+    }
+}
+
 #[test]
 fn everything_wrong_with_a_call_is_named() {
     let mut raw = v1::Call::from(&ended_call());

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use bytes::Bytes;
 use prost::Message as _;
 use trunkline_proto::v1;
 
@@ -45,7 +46,7 @@ fn worker(control: &Scripted, state: &Path) -> Worker {
 }
 
 /// One live binding that `worker` holds, or none.
-fn change(user: &str, change_time_ms: i64, worker: Option<&str>) -> trunkline_proto::dataplane::v1::AorBindings {
+fn change(user: &str, change_time_ms: i64, worker: Option<&str>) -> Bytes {
     let binding = |worker| v1::Binding {
         contact_uri: format!("sip:{user}@192.0.2.7:5060"),
         q_thousandths: 1000,
@@ -66,9 +67,11 @@ fn change(user: &str, change_time_ms: i64, worker: Option<&str>) -> trunkline_pr
         bindings: worker.map(binding).into_iter().collect(),
         change_time_ms,
     }
+    .encode_to_vec()
+    .into()
 }
 
-async fn send(peer: &WatchPeer, revision: i64, changes: Vec<trunkline_proto::dataplane::v1::AorBindings>) {
+async fn send(peer: &WatchPeer, revision: i64, changes: Vec<Bytes>) {
     peer.send(WatchBindingsResponse {
         revision,
         changes,
@@ -214,7 +217,9 @@ async fn a_change_that_cannot_be_read_harms_no_other() {
     let worker = worker(&control, state.path());
     let peer = control.watch().await;
     let mut odd = change("odd", 10, Some("other"));
-    odd.bindings[0].source_address = "nonsense".into();
+    let mut message = wire::AorBindings::decode(&*odd).unwrap();
+    message.bindings[0].source_address = "nonsense".into();
+    odd = message.encode_to_vec().into();
     send(&peer, 5, vec![odd, change("alice", 10, Some("other"))]).await;
     reaches(&worker, 5).await;
     assert_eq!(users(&worker.store), ["alice"]);

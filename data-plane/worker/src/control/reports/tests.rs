@@ -2,9 +2,11 @@ use std::collections::BTreeMap;
 
 use tempfile::TempDir;
 use trunkline_proto::dataplane::v1 as dataplane;
+use trunkline_proto::dataplane::v1::report::Event;
+use trunkline_shared::binding::Aor;
 use trunkline_shared::binding::AorBindings;
 use trunkline_shared::call::{CallEnd, CallRecord, EndReason};
-use trunkline_shared::name::TrunkId;
+use trunkline_shared::name::{ConversationId, TrunkId};
 
 use super::super::scripted::{ReportPeer, Scripted, within};
 use super::*;
@@ -96,6 +98,12 @@ fn worker(state: &TempDir) -> Worker {
     }
 }
 
+fn encoded(report: &Report) -> (Kind, Weight, Vec<u8>, usize) {
+    let mut message = Vec::new();
+    let (kind, weight, key) = encode(report, &mut message);
+    (kind, weight, message, key)
+}
+
 /// What a report is, in a word.
 fn word(report: &dataplane::Report) -> String {
     match report.event.as_ref().unwrap() {
@@ -115,6 +123,7 @@ impl Stored {
         assert_eq!(request.spool_id, request.boot_id);
         let spool = self.0.entry(request.spool_id.clone()).or_default();
         for report in &request.reports {
+            let report = &dataplane::Report::decode(&**report).unwrap();
             let known = spool.len() as u64;
             assert!(
                 report.sequence <= known + 1,
@@ -156,7 +165,7 @@ async fn reports_arrive_in_order_after_the_boot() {
         call(1, CallState::Trying),
         registration("alice", 5),
         failure(),
-        call(1, ended()),
+        call(2, ended()),
     ] {
         worker.sender.send(now, report);
     }
@@ -165,7 +174,7 @@ async fn reports_arrive_in_order_after_the_boot() {
     let booted = format!("booted {}", worker.boot.id);
     assert_eq!(
         stored.of(&worker.boot),
-        [&booted, "call-1 Trying", "alice 5", "eve", "call-1 Ended"]
+        [&booted, "call-1 Trying", "alice 5", "eve", "call-2 Ended"]
     );
     within(backlog.wait_for(|backlog| backlog.reports == 0)).await.unwrap();
     worker.thread.finish();
@@ -195,7 +204,8 @@ async fn what_was_not_acknowledged_is_sent_again_and_stored_once() {
     worker.sender.send(now, call(2, ended()));
     let mut peer = control.report_stream().await;
     let first = peer.next().await;
-    assert_eq!(first.reports[0].sequence, 1, "from the last acknowledgement on");
+    let report = dataplane::Report::decode(&*first.reports[0]).unwrap();
+    assert_eq!(report.sequence, 1, "from the last acknowledgement on");
     let sequence = stored.take(&first);
     peer.acknowledge(sequence).await;
     stored.until(&mut peer, &worker.boot, 3).await;
@@ -283,52 +293,74 @@ fn after_the_end_a_report_is_refused_and_counted() {
     );
 }
 
-#[test]
-fn beyond_the_queue_the_last_report_of_a_subject_counts_and_nothing_overtakes() {
-    let intake = Intake {
-        state: Mutex::default(),
-        ready: Condvar::new(),
-        metrics: Arc::new(MetricsSet::new()),
-    };
-    let now = SystemTime::now();
-    for change in 0..QUEUE as i64 {
-        intake.put(now, registration("queued", change));
-    }
-    intake.put(now, call(1, CallState::Trying));
-    intake.put(now, registration("alice", 1));
-    intake.put(now, call(1, CallState::Answered));
-    intake.put(now, registration("alice", 2));
-    intake.put(now, call(1, ended()));
-    intake.put(now, failure());
-    let taken = intake.take(None).unwrap();
-    assert_eq!(taken.len(), QUEUE + 2);
-    let in_order = |(index, (_, report)): (usize, &(SystemTime, Report))| matches!(report, Report::Registration(view) if view.change_time_ms == index as i64);
-    assert!(taken[..QUEUE].iter().enumerate().all(in_order));
-    for (_, report) in &taken[QUEUE..] {
-        match report {
-            Report::Call(call) => assert!(call.end().is_some()),
-            Report::Registration(view) => assert_eq!(view.change_time_ms, 2),
-            Report::AuthenticationFailure { .. } => panic!("a digest failure does not wait"),
+#[tokio::test]
+async fn a_worker_killed_before_its_spool_thread_came_by_loses_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let (dead, now) = (Boot::begin(), SystemTime::now());
+    let dir = state.path().join("spool");
+    drop(Spool::open(&dir, dead.id, Limits::default(), None).unwrap());
+    {
+        // As a shard leaves it: no thread ever takes it.
+        let (intake, _taken) = Intake::create(&dir, dead.id).unwrap();
+        for report in [call(1, CallState::Answered), registration("alice", 5), call(1, ended())] {
+            let (kind, weight, message, key) = encoded(&report);
+            intake.put(&Entry::new(kind, weight, now, &message, key)).unwrap();
         }
     }
-    assert!(intake.metrics.encode().unwrap().contains("reports_refused_total 1"));
-    intake.put(now, failure());
-    assert_eq!(intake.take(None).unwrap().len(), 1, "with room again everything queues");
+    let mut control = Scripted::start().await;
+    let mut worker = worker(&state);
+    let uplink = worker.uplink.take().unwrap();
+    tokio::spawn(uplink.run(control.link(), CancellationToken::new()));
+    let mut peer = control.report_stream().await;
+    let first = peer.next().await;
+    assert_eq!(first.boot_id, dead.id.to_string(), "the calls are of that process");
+    assert_ne!(first.spool_id, first.boot_id, "and the numbers are not of its spool");
+    let words: Vec<String> = first
+        .reports
+        .iter()
+        .map(|report| word(&dataplane::Report::decode(&**report).unwrap()))
+        .collect();
+    assert_eq!(words, ["call-1 Answered", "alice 5", "call-1 Ended"]);
+    peer.acknowledge(3).await;
+    let mut stored = Stored::default();
+    stored.until(&mut peer, &worker.boot, 1).await;
+    let content = std::fs::read(state.path().join("bindings/journal")).unwrap();
+    assert!(content.windows(5).any(|octets| octets == b"alice"));
 }
 
 #[test]
-fn the_overflow_is_bounded() {
-    let intake = Intake {
-        state: Mutex::default(),
-        ready: Condvar::new(),
-        metrics: Arc::new(MetricsSet::new()),
+fn of_a_subject_the_last_word_is_kept_where_it_was_said() {
+    let reports = [
+        call(1, CallState::Trying),
+        failure(),
+        registration("alice", 1),
+        call(2, CallState::Trying),
+        failure(),
+        call(1, ended()),
+        registration("bob", 1),
+        registration("alice", 2),
+    ];
+    let all: Vec<_> = reports.iter().map(encoded).collect();
+    let entries = all
+        .iter()
+        .map(|(kind, weight, message, key)| Entry::new(*kind, *weight, SystemTime::now(), message, *key));
+    let kept: Vec<&[u8]> = last_words(entries).iter().map(|entry| entry.message).collect();
+    let expected: Vec<&[u8]> = [1, 3, 4, 5, 6, 7].iter().map(|at| &*all[*at].2).collect();
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn the_key_of_a_report_is_what_it_is_of() {
+    let key = |report: &Report| {
+        let (_, _, message, key) = encoded(report);
+        message[..key].to_vec()
     };
-    let now = SystemTime::now();
-    for user in 0..QUEUE + OVERFLOW + 3 {
-        intake.put(now, registration(&user.to_string(), 1));
-    }
-    // Room for a subject that is there already.
-    intake.put(now, registration(&(QUEUE + 1).to_string(), 2));
-    assert_eq!(intake.take(None).unwrap().len(), QUEUE + OVERFLOW);
-    assert!(intake.metrics.encode().unwrap().contains("reports_refused_total 3"));
+    assert_eq!(key(&call(1, CallState::Trying)), key(&call(1, ended())));
+    assert_ne!(key(&call(1, ended())), key(&call(2, ended())));
+    assert_eq!(key(&registration("alice", 1)), key(&registration("alice", 2)));
+    assert_ne!(key(&registration("alice", 1)), key(&registration("alicf", 1)));
+    let long = "x".repeat(300);
+    assert_eq!(key(&registration(&long, 1)), key(&registration(&long, 2)));
+    assert!(key(&registration(&long, 1)).len() > 300);
+    assert!(key(&failure()).is_empty());
 }
