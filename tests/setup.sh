@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the tests need on Debian 12: SIP clients, a packet analyser, a gRPC client of another make, the test runner.
+# Installs what the tests need on Debian 12: SIP clients, a packet analyser, network namespaces, a gRPC client of another make,
+# the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-packages=(sip-tester baresip-core tshark procps git python3)
+packages=(sip-tester baresip-core tshark iproute2 nftables procps git python3)
 # Debian keeps what venv needs apart from the interpreter.
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 missing=()
