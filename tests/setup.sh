@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need on Debian 12: SIP clients, a packet analyser, a gRPC client of another make, the test runner.
+# Installs what the tests need on Debian 12: SIP clients, a packet analyser, network namespaces, a gRPC client of another make,
+# the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 packages=(sip-tester baresip-core tshark procps git python3 iproute2 nftables)

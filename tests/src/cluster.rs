@@ -261,13 +261,14 @@ impl Cluster {
             .kill()
     }
 
-    /// Removes all that a killed worker has kept: it begins anew under its name.
+    /// Removes the configuration that a killed worker has kept: it gets all of it anew.
     ///
     /// # Errors
-    /// When it runs, or the files cannot be removed.
-    pub fn forget_worker(&self, index: usize) -> Result<()> {
+    /// When it runs, or has kept none.
+    pub fn forget_configuration(&self, index: usize) -> Result<()> {
         ensure!(self.workers[index].process.is_none(), "the worker runs");
-        std::fs::remove_dir_all(self.dir.path().join(worker_id(index))).context("remove a worker's state")
+        let file = self.dir.path().join(worker_id(index)).join("configuration");
+        std::fs::remove_file(file).context("remove a worker's configuration")
     }
 
     /// Ends the control plane in good order.

@@ -164,11 +164,17 @@ pub fn output<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>)
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Folder to take binaries from: another build than the one beside the running program.
+const BINARIES: &str = "TRUNKLINE_BIN_DIR";
+
 /// A binary of this workspace, built with the running program: a test in `target/<profile>/deps`, or a binary beside it.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn binary(name: &str) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(BINARIES) {
+        return Ok(Path::new(&folder).join(name));
+    }
     let own = std::env::current_exe().context("find the program's own file")?;
     let folder = own.parent().context("a program lies in a folder")?;
     let profile = if folder.ends_with("deps") {

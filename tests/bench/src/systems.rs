@@ -65,7 +65,7 @@ pub enum System {
     /// Kamailio, and rtpengine if it anchors media.
     Peer(Kamailio, Option<Rtpengine>),
     /// Control plane and worker.
-    Ours(Box<Ours>),
+    Ours(Ours),
 }
 
 impl System {
@@ -97,7 +97,7 @@ impl System {
                     users: setup.users,
                     srtp: setup.srtp,
                 };
-                Ok(Self::Ours(Box::new(Ours::start(bench, &ours).await?)))
+                Ok(Self::Ours(Ours::start(bench, &ours).await?))
             }
         }
     }

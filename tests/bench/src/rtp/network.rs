@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -35,6 +36,9 @@ pub const PHONES_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
 /// Hardware address of the edge's.
 pub const EDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 
+/// Networks of this process so far.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
 /// A side of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -58,7 +62,8 @@ impl Network {
     /// # Errors
     /// When this process may not, or `ip` or `nft` is missing.
     pub fn create() -> Result<Self> {
-        let id = std::process::id();
+        let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let id = format!("{process}-{number}");
         let network = Self {
             edge: format!("tlm-edge-{id}"),
             phones: format!("tlm-phones-{id}"),

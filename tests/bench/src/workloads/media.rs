@@ -2,6 +2,11 @@
 //!
 //! The system under test has the first core and its own namespace, the generator the second and its own. Calls are set up by
 //! SIP; then every stream end sends 172 octets of RTP each 20 ms, spread evenly. A unit is one relayed packet.
+//!
+//! On a veth pair the sender's core carries the receiver's half of the stack: the generator pays for the relay's arrivals up to
+//! the socket, the relay for the copy into the generator's ring. Both sides are treated alike, and what is compared is CPU of the
+//! relay's own threads. A relay that works in soft interrupts would be paid for by the generator: then the sum of both counts,
+//! for which the generator's cost stands beside, with and without a relay on the way (`direct_cpu_us`).
 
 mod edge;
 
@@ -14,6 +19,7 @@ use trunkline_media::SrtpSuite;
 
 use crate::affinity::Cores;
 use crate::cpu::{Meter, Reading};
+use crate::memory::pss;
 use crate::rtp::generator::{Generator, Mark, Outcome, Schedule, media_port};
 use crate::rtp::network::{CALLEE, CALLER, DIRECT_LINKS, Network, PHONES_LINK, Place};
 use crate::rtp::stream::EndConfig;
@@ -82,24 +88,33 @@ impl Relay {
 
     async fn run(&self, side: Side, bench: &Bench) -> Result<Sample> {
         let network = Network::create()?;
-        let direct = self.direct(&network, bench)?;
+        let sample = self.run_between(&network, side, bench).await;
+        // However it went: the next measurement is not to start in a network that is gone.
+        network.leave()?;
+        sample
+    }
+
+    async fn run_between(&self, network: &Network, side: Side, bench: &Bench) -> Result<Sample> {
+        let direct = self.direct(network, bench)?;
         network.enter(Place::Edge)?;
         let edge = Edge::start(side, self.mode, bench).await;
         network.enter(Place::Phones)?;
         let edge = edge?;
         let mut phones = Phones::bind(CALLER, CALLEE).await?;
+        let before = memory(&edge)?;
         let streams = phones.call(&self.plan(&edge)?).await?;
         let ends = ends(&streams, self.mode)?;
         let mut generator = Generator::new((PHONES_LINK, PHONES_LINK), &ends)?;
         let (outcome, cpu) = measure(&mut generator, &schedule(bench), &bench.cores, &edge.meter())?;
+        let grown = (memory(&edge)? - before) / self.streams as f64;
         phones.hang_up().await?;
         drop(phones);
         network.enter(Place::Edge)?;
-        let finished = edge.finish().await;
-        network.leave()?;
-        finished?;
+        edge.finish().await?;
         self.judge(&outcome)?;
-        Ok(sample(&outcome, &cpu, &direct))
+        let mut sample = sample(&outcome, &cpu, &direct);
+        sample.seen.insert("pss_per_call_octets".to_owned(), grown);
+        Ok(sample)
     }
 
     /// The same load without a relay: what the way itself takes.
@@ -222,6 +237,11 @@ fn measure(
     Ok((outcome, after.since(&before)?))
 }
 
+/// Proportional set size of the whole edge, in octets.
+fn memory(edge: &Edge) -> Result<f64> {
+    Ok(pss(&edge.meter())?.values().sum())
+}
+
 fn addresses(call: usize) -> Result<[SocketAddrV4; 2]> {
     let port = media_port(call).context("too many calls for the phones' ports")?;
     Ok([CALLER, CALLEE].map(|ip| SocketAddrV4::new(ip, port)))
@@ -257,6 +277,10 @@ fn sample(outcome: &Outcome, cpu: &BTreeMap<String, f64>, direct: &Outcome) -> S
     see("sent_packets", outcome.sent as f64);
     see("lost_packets", outcome.lost as f64);
     see("lost_percent", outcome.lost as f64 * 100.0 / outcome.sent.max(1) as f64);
+    see(
+        "direct_cpu_us",
+        direct.cpu as f64 / 1000.0 / direct.relayed.max(1) as f64,
+    );
     see("late_slots", outcome.late_slots as f64);
     see(
         "generator_core_percent",
