@@ -3,7 +3,7 @@
 # the test runner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-packages=(sip-tester baresip-core tshark iproute2 nftables procps git python3)
+packages=(sip-tester baresip-core tshark iproute2 procps git python3)
 # Debian keeps what venv needs apart from the interpreter.
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 missing=()
