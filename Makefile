@@ -40,7 +40,7 @@ bpf: ## build the BPF object of the media plane from its source (clang 16)
 fuzz: ## explore with cargo-fuzz for FUZZ_SECONDS (60) a target
 	data-plane/fuzz/explore.sh $${FUZZ_SECONDS:-60}
 
-bench: ## measure against Kamailio and rtpengine: WORK (all), ROUNDS (3), WINDOW (8 s); writes bench/results
+bench: ## measure against Kamailio and rtpengine: WORK (all), ROUNDS (3), WINDOW (6 s); writes bench/results
 	tests/bench/setup.sh
 	tests/bench/run.sh
 

@@ -2,7 +2,7 @@
 # Installs what the benchmark needs on Debian 12: the peers, a load generator, network namespaces.
 set -euo pipefail
 # db_text, htable and dialog are in the extra and main packages; rtpengine without its kernel module, which no container has.
-packages=(kamailio kamailio-extra-modules rtpengine-daemon sip-tester iproute2 nftables procps git)
+packages=(kamailio kamailio-extra-modules rtpengine-daemon sip-tester iproute2 procps git)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -32,7 +32,7 @@ enum Command {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
         /// Seconds of the steady window.
-        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=600))]
+        #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(2..=600))]
         window: u64,
         /// Seconds of load before it.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]

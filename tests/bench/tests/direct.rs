@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use trunkline_bench::rtp::generator::{Generator, Outcome, Schedule, media_port};
-use trunkline_bench::rtp::network::{CALLEE, CALLER, DIRECT_LINKS, Network, Place};
+use trunkline_bench::rtp::network::{CALLEE_MEDIA, CALLER_MEDIA, DIRECT_LINKS, Network, Place};
 use trunkline_bench::rtp::stream::EndConfig;
 use trunkline_media::SrtpSuite;
 use trunkline_media::srtp::SrtpKey;
@@ -18,7 +18,7 @@ const PACKETS: u64 = 30;
 fn calls() -> Vec<[EndConfig; 2]> {
     let key = || SrtpKey::generate(SrtpSuite::AesCm128HmacSha1_80, &mut rand::rng());
     let call = |call| {
-        let [caller, callee] = [CALLER, CALLEE].map(|ip| SocketAddrV4::new(ip, media_port(call).unwrap()));
+        let [caller, callee] = [CALLER_MEDIA, CALLEE_MEDIA].map(|ip| SocketAddrV4::new(ip, media_port(call).unwrap()));
         let (one, other) = (key(), key());
         let end = |own, to, sends: &SrtpKey, hears: &SrtpKey| EndConfig {
             own,
@@ -70,7 +70,7 @@ fn every_packet_arrives_once_and_is_what_was_sent() {
 fn packets_that_go_nowhere_are_lost_and_those_under_another_key_are_wrong() {
     let mut calls = calls();
     // An RTCP port: nobody takes media there.
-    let nowhere = SocketAddrV4::new(CALLEE, media_port(3).unwrap() + 1);
+    let nowhere = SocketAddrV4::new(CALLEE_MEDIA, media_port(3).unwrap() + 1);
     calls[3][0].to = nowhere;
     calls[4][1].hears = calls[5][1].hears.clone();
     let outcome = run(&calls);

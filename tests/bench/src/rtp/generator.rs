@@ -9,7 +9,7 @@ use rustix::time::Timespec;
 
 use super::frame;
 use super::histogram::Histogram;
-use super::network::{CALLEE, CALLER, EDGE_MAC, MEDIA_PORTS_FROM, MEDIA_PORTS_TO, PHONES_MAC};
+use super::network::{CALLEE_MEDIA, CALLER_MEDIA, EDGE_MAC, MEDIA_PORTS_FROM, MEDIA_PORTS_TO, PHONES_MAC};
 use super::pace::Pace;
 use super::stream::{Arrival, End, EndConfig};
 use super::wire::{BATCH, FRAME, Ring, Sender, now};
@@ -103,7 +103,7 @@ impl Generator {
         for (call, sides) in calls.iter().enumerate() {
             let port = media_port(call).context("too many calls for the phones' ports")?;
             for (side, config) in sides.iter().enumerate() {
-                let address = SocketAddrV4::new([CALLER, CALLEE][side], port);
+                let address = SocketAddrV4::new([CALLER_MEDIA, CALLEE_MEDIA][side], port);
                 ensure!(config.own == address, "end {} where {address} belongs", config.own);
                 let number = ends.len() as u32;
                 // First sequence numbers differ and do not wrap within a run; SSRCs are any that differ.
@@ -221,8 +221,8 @@ impl Generator {
             }
             let call = usize::from((to.port() - MEDIA_PORTS_FROM) / 2);
             let (hears, sends) = match *to.ip() {
-                CALLER => (2 * call, 2 * call + 1),
-                CALLEE => (2 * call + 1, 2 * call),
+                CALLER_MEDIA => (2 * call, 2 * call + 1),
+                CALLEE_MEDIA => (2 * call + 1, 2 * call),
                 _ => {
                     outcome.strangers += 1;
                     return;

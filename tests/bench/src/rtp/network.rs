@@ -3,22 +3,25 @@
 //! Addresses are those set aside for benchmarks (RFC 2544 Appendix C.2.2). The namespaces go when the [`Network`] goes.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::os::fd::AsFd;
 use trunkline_tests::process::output;
 
 /// The edge: signalling and relayed media.
 pub const EDGE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// Phones that call.
+/// Phones that call: their signalling.
 pub const CALLER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-/// Phones that are called.
+/// Phones that are called: theirs.
 pub const CALLEE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 3);
+/// Media of the phones that call. Nobody has these two: frames to them carry a hardware address that is no interface's, so that
+/// the ring sees them and the stack drops them at once. It would look for a socket otherwise, and answer that there is none.
+pub const CALLER_MEDIA: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 4);
+/// Media of the phones that are called.
+pub const CALLEE_MEDIA: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 5);
 /// First of the phones' media ports, on either address.
 pub const MEDIA_PORTS_FROM: u16 = 10_000;
 /// First port behind them: room for five thousand pairs.
@@ -33,6 +36,8 @@ pub const DIRECT_LINKS: (&str, &str) = ("direct0", "direct1");
 
 /// Hardware address of the phones' interface: locally administered, chosen, so that nobody has to ask.
 pub const PHONES_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+/// Hardware address of the phones' media: no interface's.
+const MEDIA_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 3];
 /// Hardware address of the edge's.
 pub const EDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
 
@@ -60,7 +65,7 @@ impl Network {
     /// Makes the namespaces and joins them.
     ///
     /// # Errors
-    /// When this process may not, or `ip` or `nft` is missing.
+    /// When this process may not, or `ip` is missing.
     pub fn create() -> Result<Self> {
         let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let id = format!("{process}-{number}");
@@ -98,32 +103,11 @@ impl Network {
         for address in [CALLER, CALLEE] {
             neighbour(edge, address, PHONES_MAC, EDGE_LINK)?;
         }
+        for address in [CALLER_MEDIA, CALLEE_MEDIA] {
+            neighbour(edge, address, MEDIA_MAC, EDGE_LINK)?;
+        }
         neighbour(phones, EDGE, EDGE_MAC, PHONES_LINK)?;
-        network.drop_media()?;
         Ok(network)
-    }
-
-    /// Media is read by the ring before the stack sees it. The stack would look for a socket and answer that there is none.
-    fn drop_media(&self) -> Result<()> {
-        let (_, direct) = DIRECT_LINKS;
-        let last = MEDIA_PORTS_TO - 1;
-        // The ports of a datagram are in its first fragment only.
-        let rules = format!(
-            "table netdev media {{\n chain arriving {{\n  type filter hook ingress devices = {{ {PHONES_LINK}, {direct} }} priority 0; \
-             policy accept;\n  ip frag-off & 0x1fff 0 udp dport {MEDIA_PORTS_FROM}-{last} drop\n }}\n}}\n"
-        );
-        let mut nft = Command::new("ip")
-            .args(["netns", "exec", &self.phones, "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("run nft")?;
-        nft.stdin
-            .take()
-            .context("nft without an input")?
-            .write_all(rules.as_bytes())?;
-        let status = nft.wait()?;
-        ensure!(status.success(), "nft ended with {status}");
-        Ok(())
     }
 
     /// Moves this thread there, and with it the sockets it opens and the processes it starts from now on.

@@ -121,7 +121,7 @@ impl Ring {
             blocks: blocks.cast(),
             next: 0,
         };
-        // Receiving begins with the protocol: all of them, since only those readers come before the drop rule.
+        // Receiving begins with the protocol: all of them, since only those readers see frames to other hosts.
         bind(&ring.socket, link, libc::ETH_P_ALL as u16)?;
         Ok(ring)
     }

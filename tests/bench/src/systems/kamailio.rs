@@ -189,3 +189,16 @@ impl Kamailio {
         Ok(said)
     }
 }
+impl Drop for Kamailio {
+    /// Killing the first of its processes, which is what follows, would leave the others behind.
+    fn drop(&mut self) {
+        if !matches!(self.process.status(), Ok(None)) {
+            return;
+        }
+        for (_, id) in self.meter().processes().unwrap_or_default() {
+            if let Some(id) = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}

@@ -21,7 +21,7 @@ use crate::affinity::Cores;
 use crate::cpu::{Meter, Reading};
 use crate::memory::pss;
 use crate::rtp::generator::{Generator, Mark, Outcome, Schedule, media_port};
-use crate::rtp::network::{CALLEE, CALLER, DIRECT_LINKS, Network, PHONES_LINK, Place};
+use crate::rtp::network::{CALLEE, CALLEE_MEDIA, CALLER, CALLER_MEDIA, DIRECT_LINKS, Network, PHONES_LINK, Place};
 use crate::rtp::stream::EndConfig;
 use crate::sample::{Sample, Side};
 use crate::sip::phones::{Phones, Plan, Stream};
@@ -244,7 +244,7 @@ fn memory(edge: &Edge) -> Result<f64> {
 
 fn addresses(call: usize) -> Result<[SocketAddrV4; 2]> {
     let port = media_port(call).context("too many calls for the phones' ports")?;
-    Ok([CALLER, CALLEE].map(|ip| SocketAddrV4::new(ip, port)))
+    Ok([CALLER_MEDIA, CALLEE_MEDIA].map(|ip| SocketAddrV4::new(ip, port)))
 }
 
 /// What each end sends where, with which keys.
