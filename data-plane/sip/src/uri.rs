@@ -116,6 +116,14 @@ impl<'a> Uri<'a> {
         }
     }
 
+    /// The text as received, with `***` in place of a password: fit for logs and records.
+    pub fn without_password(&self) -> Cow<'a, str> {
+        match self {
+            Self::Sip(uri) if uri.password.is_some() => Cow::Owned(format!("{uri:?}")),
+            _ => Cow::Borrowed(self.as_str()),
+        }
+    }
+
     /// The scheme, case as received.
     pub fn scheme(&self) -> &'a str {
         match self {

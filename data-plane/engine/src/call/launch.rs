@@ -463,8 +463,7 @@ pub(crate) fn local_failure(trunk: &Arc<Trunk>, refusal: Refusal) -> Failure {
 fn destination_text(target: &Target) -> String {
     match &target.kind {
         Kind::Phone(contact) => match Uri::parse(contact.binding.contact_uri.as_bytes()) {
-            // Debug leaves a password out.
-            Ok(uri) => format!("{uri:?}"),
+            Ok(uri) => uri.without_password().into_owned(),
             Err(_) => String::new(),
         },
         Kind::Line(line, user) => line_uri(&target.trunk, line, user),

@@ -157,7 +157,7 @@ impl Engine {
             call_id: request.call_id().into(),
             from_uri: public_uri(request, HeaderName::From),
             to_uri: public_uri(request, HeaderName::To),
-            request_uri: format!("{:?}", request.uri()).into(),
+            request_uri: request.uri().without_password().into(),
             inbound_trunk: inbound.trunk.id.clone(),
             outbound_trunk: None,
             route: None,
@@ -211,5 +211,5 @@ fn public_uri(request: &Request, name: HeaderName) -> Arc<str> {
     } else {
         request.to()
     };
-    format!("{:?}", address.uri()).into()
+    address.uri().without_password().into()
 }

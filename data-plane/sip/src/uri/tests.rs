@@ -69,6 +69,7 @@ fn a_password_is_on_the_wire_but_never_in_debug() {
         format!("{:?}", uri(text)),
         format!("{owned:?}"),
         format!("{:?}", uri(text).sip().unwrap()),
+        uri(text).without_password().into_owned(),
     ] {
         assert_eq!(shown, "sip:alice:***@example.com;lr");
     }
