@@ -32,6 +32,8 @@ pub struct Setup {
     pub shards: usize,
     /// Media threads of each.
     pub media_threads: usize,
+    /// How they receive and send media: `auto`, or the name of a tier.
+    pub media_tier: &'static str,
     /// Media ports of each, `first-last`.
     pub media_ports: String,
     /// Address of the first worker, the others follow; loopback addresses of the cluster's own when `None`.
@@ -44,6 +46,7 @@ impl Default for Setup {
             workers: 1,
             shards: 2,
             media_threads: 1,
+            media_tier: "auto",
             // Clear of the system's ephemeral ports and of what the phones of the tests use.
             media_ports: "16384-19999".to_owned(),
             sip: None,
@@ -230,6 +233,7 @@ impl Cluster {
         command.args(["--media-ports", &self.setup.media_ports]);
         command.args(["--shards", &self.setup.shards.to_string()]);
         command.args(["--media-threads", &self.setup.media_threads.to_string()]);
+        command.args(["--media-tier", self.setup.media_tier]);
         command.args(["--metrics-listen", &self.worker_metrics(index).to_string()]);
         command.args(["--drain-seconds", DRAIN_SECONDS]);
         let log = self.dir.path().join(format!("{name}.log"));

@@ -94,6 +94,7 @@ impl System {
                 let ours = ours::Setup {
                     transport: setup.transport,
                     address: None,
+                    media_tier: "auto",
                     users: setup.users,
                     srtp: setup.srtp,
                 };

@@ -24,6 +24,8 @@ pub struct Setup<'a> {
     pub transport: Transport,
     /// Where the worker listens for SIP and takes media; a loopback address of its own when `None`.
     pub address: Option<Ipv4Addr>,
+    /// How the worker receives and sends media: `auto`, or the name of a tier.
+    pub media_tier: &'static str,
     /// Who may register.
     pub users: &'a [User],
     /// Whether callers may speak SRTP.
@@ -50,6 +52,7 @@ impl Ours {
         let cluster_setup = ClusterSetup {
             shards: cores,
             media_threads: cores,
+            media_tier: setup.media_tier,
             media_ports: "10000-59999".to_owned(),
             sip: setup.address,
             ..ClusterSetup::default()

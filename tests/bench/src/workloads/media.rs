@@ -67,6 +67,25 @@ impl Mode {
     }
 }
 
+/// How our worker receives and sends media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// What a machine that does nothing else is set to: past filters that it does not have.
+    Direct,
+    /// What the worker takes by itself.
+    Auto,
+}
+
+impl Tier {
+    /// Value of `--media-tier`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "fan-in-direct",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// So many two-way streams in one mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Relay {
@@ -74,15 +93,20 @@ pub struct Relay {
     pub mode: Mode,
     /// Two-way streams.
     pub streams: usize,
+    /// How our side goes about it.
+    pub tier: Tier,
 }
 
 impl Relay {
     /// All rows.
     pub fn all() -> Vec<Self> {
-        let row = |mode| [100, 400, 1000].map(|streams| Self { mode, streams });
-        [Mode::Plain, Mode::Bridge, Mode::Rekey]
-            .into_iter()
-            .flat_map(row)
+        let row = |mode, streams, tier| Self { mode, streams, tier };
+        let modes = [Mode::Plain, Mode::Bridge, Mode::Rekey].into_iter();
+        modes
+            .flat_map(|mode| {
+                let direct = [100, 400, 1000].map(|streams| row(mode, streams, Tier::Direct));
+                direct.into_iter().chain([row(mode, 1000, Tier::Auto)])
+            })
             .collect()
     }
 
@@ -97,7 +121,7 @@ impl Relay {
     async fn run_between(&self, network: &Network, side: Side, bench: &Bench) -> Result<Sample> {
         let direct = self.direct(network, bench)?;
         network.enter(Place::Edge)?;
-        let edge = Edge::start(side, self.mode, bench).await;
+        let edge = Edge::start(side, self.mode, self.tier, bench).await;
         network.enter(Place::Phones)?;
         let edge = edge?;
         let mut phones = Phones::bind(CALLER, CALLEE).await?;
@@ -188,7 +212,11 @@ impl Relay {
 
 impl Workload for Relay {
     fn name(&self) -> String {
-        format!("{}-{}", self.mode.name(), self.streams)
+        let tier = match self.tier {
+            Tier::Direct => "",
+            Tier::Auto => "-auto",
+        };
+        format!("{}-{}{tier}", self.mode.name(), self.streams)
     }
 
     fn description(&self) -> String {
@@ -198,8 +226,9 @@ impl Workload for Relay {
             Mode::Rekey => "SRTP (AES_CM_128_HMAC_SHA1_80) to SRTP (AES_CM_128_HMAC_SHA1_32) with other keys",
         };
         format!(
-            "{what}, {} two-way streams of 50 packets/s and 172 octets; per packet",
-            self.streams
+            "{what}, {} two-way streams of 50 packets/s and 172 octets, our worker with --media-tier {}; per packet",
+            self.streams,
+            self.tier.name()
         )
     }
 

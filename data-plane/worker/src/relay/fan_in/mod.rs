@@ -247,10 +247,6 @@ impl Wire for FanInWire {
         Waker::new(self.poll.registry(), WAKE)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the rest between two batches is the point of the tier"
-    )]
     fn wait(&mut self, patience: Duration) -> io::Result<()> {
         let busy = std::mem::take(&mut self.round) >= BUSY;
         if busy && patience.is_zero() {

@@ -13,7 +13,7 @@ use trunkline_proto::v1::{
 };
 use trunkline_tests::fixtures::{create_route, create_trunk};
 
-use super::Mode;
+use super::{Mode, Tier};
 use crate::cpu::Meter;
 use crate::rtp::network::{CALLEE, EDGE};
 use crate::sample::Side;
@@ -45,17 +45,17 @@ impl Edge {
     ///
     /// # Errors
     /// When something does not come up.
-    pub async fn start(side: Side, mode: Mode, bench: &Bench) -> Result<Self> {
+    pub async fn start(side: Side, mode: Mode, tier: Tier, bench: &Bench) -> Result<Self> {
         // Inherited by what is started: latency is that of the relay, not of whatever else the machine is doing.
         let ahead = setpriority_process(None, -20).is_ok();
-        let edge = Self::start_here(side, mode, bench).await;
+        let edge = Self::start_here(side, mode, tier, bench).await;
         if ahead {
             setpriority_process(None, 0).context("become an ordinary process again")?;
         }
         edge
     }
 
-    async fn start_here(side: Side, mode: Mode, bench: &Bench) -> Result<Self> {
+    async fn start_here(side: Side, mode: Mode, tier: Tier, bench: &Bench) -> Result<Self> {
         match side {
             Side::Peer => {
                 let media = Rtpengine::start(bench, EDGE.into(), PEER_CONTROL, PEER_PORTS).await?;
@@ -75,6 +75,7 @@ impl Edge {
                 let setup = ours::Setup {
                     transport: Transport::Udp,
                     address: Some(EDGE),
+                    media_tier: tier.name(),
                     users: &[],
                     srtp: false,
                 };
