@@ -1,9 +1,9 @@
 //! CPU time of processes, with all their threads and the children they forked.
 //!
-//! `/proc/<pid>/stat` counts in ticks of 10 ms. `/proc/<pid>/task/<tid>/schedstat` counts what the scheduler does, in
-//! nanoseconds, user and kernel time together, and so is used here. Both rest on the same clock; time in soft interrupts goes to
-//! whoever ran when they came (a kernel without IRQ_TIME_ACCOUNTING), which is why loads are compared at equal rates and on
-//! equal cores only. A thread that ended between two readings takes its time with it: systems under test keep theirs.
+//! `/proc/<pid>/stat` counts in ticks of 10 ms. A process's own CPU clock (clock_getcpuclockid(3)) counts what the scheduler
+//! does, in nanoseconds, user and kernel time together, with that of threads that have ended, and so is used here;
+//! `/proc/<pid>/task/<tid>/schedstat`, the same clock by thread, gives the split. Time in soft interrupts goes to whoever ran when
+//! they came (a kernel without IRQ_TIME_ACCOUNTING), which is why loads are compared at equal rates and on equal cores only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,6 +13,8 @@ use anyhow::{Context, Result, ensure};
 /// CPU time of named processes at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
+    /// Nanoseconds by name and id of the process.
+    processes: BTreeMap<(String, u32), u64>,
     /// By name of process and thread id.
     threads: BTreeMap<(String, u32), Thread>,
 }
@@ -66,8 +68,10 @@ impl Meter {
     /// # Errors
     /// When a process is gone.
     pub fn read(&self) -> Result<Reading> {
-        let mut threads = BTreeMap::new();
+        let (mut processes, mut threads) = (BTreeMap::new(), BTreeMap::new());
         for (name, pid) in self.processes()? {
+            let used = cpu_clock(pid).with_context(|| format!("{name} ({pid}) is gone"))?;
+            processes.insert((name.clone(), pid), used);
             let path = format!("/proc/{pid}/task");
             for entry in fs::read_dir(&path).with_context(|| format!("{name} ({pid}) is gone"))? {
                 let entry = entry?;
@@ -86,7 +90,7 @@ impl Meter {
                 }
             }
         }
-        Ok(Reading { threads })
+        Ok(Reading { processes, threads })
     }
 }
 
@@ -94,20 +98,31 @@ impl Reading {
     /// Microseconds used since `before`, by name.
     ///
     /// # Errors
-    /// When a thread of `before` has ended: its last part would be missing.
+    /// When a process of `before` has ended: its last part would be missing.
     pub fn since(&self, before: &Self) -> Result<BTreeMap<String, f64>> {
-        for (name, thread) in before.threads.keys() {
+        for (name, process) in before.processes.keys() {
             ensure!(
-                self.threads.contains_key(&(name.clone(), *thread)),
-                "a thread of {name} ended inside the window"
+                self.processes.contains_key(&(name.clone(), *process)),
+                "a process of {name} ended inside the window"
             );
         }
-        Ok(self.used(before, |process, _| process.to_owned()))
+        let mut used = BTreeMap::new();
+        for (key, now) in &self.processes {
+            let then = before.processes.get(key).copied().unwrap_or(0);
+            *used.entry(key.0.clone()).or_insert(0.0) += now.saturating_sub(then) as f64 / 1000.0;
+        }
+        Ok(used)
     }
 
-    /// Microseconds used since `before` by threads of one name, as `process/thread`; of processes that have names for them.
+    /// Microseconds used since `before` by threads of one name that are still there, as `process/thread`; of processes that have
+    /// names for them.
     pub fn by_thread(&self, before: &Self) -> BTreeMap<String, f64> {
-        let mut used = self.used(before, |process, thread| format!("{process}/{thread}"));
+        let mut used = BTreeMap::new();
+        for (key, now) in &self.threads {
+            let then = before.threads.get(key).map_or(0, |then| then.nanoseconds);
+            let used = used.entry(format!("{}/{}", key.0, now.name)).or_insert(0.0);
+            *used += now.nanoseconds.saturating_sub(then) as f64 / 1000.0;
+        }
         let named = |name: &str| {
             let process = name.split('/').next().unwrap_or_default();
             let mut threads = self.threads.iter().filter(|((owner, _), _)| owner == process);
@@ -117,15 +132,23 @@ impl Reading {
         used.retain(|name, used| *used > 0.0 && named(name));
         used
     }
+}
 
-    fn used(&self, before: &Self, name: impl Fn(&str, &str) -> String) -> BTreeMap<String, f64> {
-        let mut used = BTreeMap::new();
-        for (key, now) in &self.threads {
-            let then = before.threads.get(key).map_or(0, |then| then.nanoseconds);
-            *used.entry(name(&key.0, &now.name)).or_insert(0.0) += now.nanoseconds.saturating_sub(then) as f64 / 1000.0;
-        }
-        used
-    }
+/// CPU time of a process so far, in nanoseconds, threads that have ended included.
+#[expect(
+    unsafe_code,
+    reason = "the CPU clock of another process, which no crate of ours reads"
+)]
+fn cpu_clock(pid: u32) -> Result<u64> {
+    let mut clock = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both calls write one value of the type they are given a pointer to.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) != 0
+            || libc::clock_gettime(clock, &raw mut time) != 0
+    };
+    ensure!(!failed, "the process has no clock");
+    Ok(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
 }
 
 /// Processes forked by any thread of `pid`.
