@@ -75,10 +75,9 @@ impl Engine {
         match denial {
             Denial::Refused(refusal) => {
                 self.refuse(cx, inbound, refusal);
-                let is_invite = *inbound.request.method() == Method::Invite;
-                if is_cheap(refusal.reject) || (is_challenge(refusal.reject) && !is_invite) {
+                if is_cheap(refusal.reject) {
                     // The answer is under way and may be given again: whoever is not let in must not fill the
-                    // table of transactions, each of which stays for 32 s (RFC 3261 §8.2.7, §22.1).
+                    // table of transactions, each of which stays for 32 s (RFC 3261 §8.2.7).
                     self.settle_transmits(cx);
                     self.transactions.abandon(TransactionId::Server(inbound.server));
                 }
@@ -106,14 +105,6 @@ fn is_cheap(reject: Reject) -> bool {
     matches!(
         reject,
         Reject::AclDenied | Reject::RegistrationRate | Reject::CallRate | Reject::Overloaded
-    )
-}
-
-/// A repeated request without credentials is simply challenged again; but a challenged INVITE has to absorb its ACK.
-fn is_challenge(reject: Reject) -> bool {
-    matches!(
-        reject,
-        Reject::AuthenticationRequired | Reject::ProxyAuthenticationRequired | Reject::StaleNonce
     )
 }
 
