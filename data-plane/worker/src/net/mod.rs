@@ -5,6 +5,7 @@ pub mod connection;
 pub mod connections;
 pub mod listener;
 pub mod mark;
+pub mod option;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 use trunkline_shared::dscp::Dscp;
 
 use super::listener::Sharing;
-use super::mark;
+use super::{mark, option};
 
 /// Largest datagram SIP can arrive in.
 const DATAGRAM: usize = 65_535;
@@ -113,28 +113,13 @@ impl SipSocket {
 
 /// Lets the kernel fragment what is larger than the MTU. `quinn-udp` forbids it, as QUIC must; a SIP message over UDP may be
 /// as large as a datagram (RFC 3261 §18.1.1), and would otherwise fail to leave.
-#[expect(unsafe_code, reason = "setsockopt of an option that no crate of ours offers safely")]
 fn allow_fragments(socket: &impl AsRawFd, local: SocketAddr) -> io::Result<()> {
-    let (level, option, value) = if local.is_ipv6() {
+    let (level, name, value) = if local.is_ipv6() {
         (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
     } else {
         (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
     };
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one int from a live one.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    if set == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    option::set_int(socket, level, name, value)
 }
 
 /// Buffers of a reader, reused from call to call.

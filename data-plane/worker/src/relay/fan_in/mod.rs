@@ -36,6 +36,7 @@ use super::burst::{BURST, Burst, DATAGRAM, HEAD};
 use super::counters::Batch;
 use super::socket;
 use super::wire::{Arrived, Leaving, Place, PortKey, WAKE, Wire};
+use crate::net::option;
 
 /// A stall of the thread for a second loses nothing of 2,000 two-way streams: 100,000 packets of at most 768 octets with the
 /// kernel's book-keeping. It is taken only while packets wait.
@@ -171,12 +172,12 @@ impl Family {
             let inbox = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
             socket::prepare(&inbox, address)?;
             force_buffer(&inbox, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)?;
-            let (level, option) = if loopback.is_ipv4() {
+            let (level, name) = if loopback.is_ipv4() {
                 (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR)
             } else {
                 (libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR)
             };
-            set_option(&inbox, level, option, 1)?;
+            option::set_int(&inbox, level, name, 1)?;
             inbox.bind(&address.into())?;
             Ok(inbox.into())
         };
@@ -380,26 +381,7 @@ impl Wire for FanInWire {
 }
 
 /// Sets a buffer's size past the system's limit (CAP_NET_ADMIN).
-fn force_buffer(socket: &Socket, option: libc::c_int, octets: usize) -> io::Result<()> {
+fn force_buffer(socket: &Socket, name: libc::c_int, octets: usize) -> io::Result<()> {
     let octets = libc::c_int::try_from(octets).expect("megabytes");
-    set_option(socket, libc::SOL_SOCKET, option, octets)
-}
-
-#[expect(unsafe_code, reason = "setsockopt of options that no crate of ours offers")]
-fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads one int from a live one.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    if set == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    option::set_int(socket, libc::SOL_SOCKET, name, octets)
 }

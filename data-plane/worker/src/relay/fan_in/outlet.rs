@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::net::option;
 use crate::relay::burst::{BURST, Burst, HEAD};
 use crate::relay::wire::Leaving;
 
@@ -46,7 +47,7 @@ impl Outlet {
     pub(super) fn packet() -> io::Result<Outlet> {
         // Protocol 0: nothing is ever received.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-        super::set_option(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+        option::set_int(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
         Self::new(socket)
     }
 
